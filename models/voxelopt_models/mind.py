@@ -1,0 +1,95 @@
+"""MIND-SSC: the modality-independent neighbourhood descriptor in its self-similarity context."""
+
+from __future__ import annotations
+
+from itertools import combinations, product
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def mind_ssc(image: Tensor, radius: int = 2, dilation: int = 2) -> Tensor:
+    """MIND-SSC descriptors (Heinrich et al., MICCAI 2013).
+
+    ``exp(-D(x, p) / V(x))`` for the pairs p of neighbours of x that touch (12 pairs of the six
+    neighbours in 3-D, 4 of the four in 2-D): D is the mean squared difference of the patches around
+    the two neighbours, less the least of the pairs; V is its mean over the pairs, kept between
+    0.001 and 1000 times the sample's mean. Intensities may have any scale and offset.
+
+    Args:
+        image: ``(B, 1, *spatial)``, 2-D or 3-D.
+        radius: of the patches, in voxels.
+        dilation: distance of the neighbours, in voxels.
+
+    Returns:
+        ``(B, 12, *spatial)`` or ``(B, 4, *spatial)`` in (0, 1].
+
+    Raises:
+        ValueError: the image has another number of channels or axes.
+    """
+    d = image.dim() - 2
+    if d not in (2, 3) or image.shape[1] != 1:
+        raise ValueError(f"image must be (B, 1, H, W) or (B, 1, D, H, W), got {tuple(image.shape)}")
+    neighbours = [(axis, sign) for axis, sign in product(range(d), (-1, 1))]
+    padded = F.pad(image, [dilation] * (2 * d), mode="replicate")
+
+    def shifted(neighbour: tuple[int, int]) -> Tensor:
+        view = padded
+        for axis, length in enumerate(image.shape[2:]):
+            step = neighbour[1] * dilation if axis == neighbour[0] else 0
+            view = view.narrow(2 + axis, dilation + step, length)
+        return view
+
+    distances = torch.cat(
+        [
+            _patch_mean((shifted(a) - shifted(b)).square(), radius)
+            for a, b in combinations(neighbours, 2)
+            if a[0] != b[0]
+        ],
+        dim=1,
+    )
+    distances = distances - distances.amin(1, keepdim=True)
+    variance = distances.mean(1, keepdim=True)
+    typical = variance.mean(dim=tuple(range(1, image.dim())), keepdim=True)
+    # A constant image has variance 0 everywhere: all descriptors are 1.
+    floor = torch.finfo(image.dtype).tiny
+    variance = torch.clamp(variance, typical * 1e-3, typical * 1e3).clamp_min(floor)
+    return torch.exp(-distances / variance)
+
+
+def _patch_mean(image: Tensor, radius: int) -> Tensor:
+    """Mean over the cube of ``2 * radius + 1`` voxels a side, one axis at a time."""
+    d = image.dim() - 2
+    average = F.avg_pool2d if d == 2 else F.avg_pool3d
+    image = F.pad(image, [radius] * (2 * d), mode="replicate")
+    for axis in range(d):
+        kernel = [2 * radius + 1 if n == axis else 1 for n in range(d)]
+        image = average(image, kernel, stride=1)
+    return image
+
+
+class MINDSSC(nn.Module):
+    """`mind_ssc` as an encoder.
+
+    Args:
+        radius: of the patches, in voxels.
+        dilation: distance of the neighbours, in voxels.
+        window: cut intensities off at these two values first, for CT in HU; None leaves them.
+    """
+
+    def __init__(
+        self, radius: int = 2, dilation: int = 2, window: tuple[float, float] | None = None
+    ) -> None:
+        super().__init__()
+        self.radius = radius
+        self.dilation = dilation
+        self.window = window
+
+    def forward(self, image: Tensor) -> Tensor:
+        if self.window is not None:
+            image = image.clamp(*self.window)
+        return mind_ssc(image, self.radius, self.dilation)
+
+    def extra_repr(self) -> str:
+        return f"radius={self.radius}, dilation={self.dilation}, window={self.window}"

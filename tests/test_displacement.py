@@ -1,0 +1,137 @@
+"""Warping, composition, exponential, inverse and Jacobian against naive references."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import map_coordinates
+
+from voxelopt_layers import (
+    compose,
+    exponentiate,
+    invert,
+    jacobian_determinant,
+    resize_displacement,
+    sample,
+    warp,
+)
+
+SHAPES = [(9, 7), (6, 7, 8)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("boundary", "scipy_mode"), [("zeros", "grid-constant"), ("border", "nearest")])
+def test_warp_matches_scipy(shape, boundary, scipy_mode):
+    moving = torch.randn(2, 3, *shape, dtype=torch.float64)
+    u = 2 * torch.randn(2, len(shape), *shape, dtype=torch.float64)
+    warped = warp(moving, u, boundary=boundary)
+    grid = np.indices(shape)
+    for b, c in itertools.product(range(2), range(3)):
+        expected = map_coordinates(
+            moving[b, c].numpy(), grid + u[b].numpy(), order=1, mode=scipy_mode
+        )
+        np.testing.assert_allclose(warped[b, c].numpy(), expected, atol=1e-9)
+
+
+def test_warp_pulls_back_along_the_axis_of_the_channel():
+    moving = torch.arange(5.0).reshape(1, 1, 5, 1, 1).expand(1, 1, 5, 4, 3)
+    u = torch.zeros(1, 3, 5, 4, 3)
+    u[:, 0] = 1
+    assert warp(moving, u, boundary="border")[0, 0, :, 0, 0].tolist() == [1, 2, 3, 4, 4]
+
+
+def test_nearest_keeps_labels_and_their_type():
+    labels = torch.randint(0, 14, (1, 1, 6, 6, 6), dtype=torch.int32)
+    warped = warp(labels, 0.3 * torch.ones(1, 3, 6, 6, 6), mode="nearest")
+    assert warped.dtype == torch.int32
+    assert torch.equal(warped, labels)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_compose_is_two_warps(shape, smooth_velocity):
+    """On a linear image, which linear interpolation represents exactly."""
+    d = len(shape)
+    ramp = torch.tensor(np.indices(shape), dtype=torch.float64)[None].sum(1, keepdim=True)
+    outer, inner = 0.4 * smooth_velocity(shape), 0.4 * smooth_velocity(shape)
+    twice = warp(warp(ramp, outer, boundary="border"), inner, boundary="border")
+    once = warp(ramp, compose(outer, inner), boundary="border")
+    inside = (..., *[slice(3, -3)] * d)
+    torch.testing.assert_close(twice[inside], once[inside], atol=0.05, rtol=0)
+    zero = torch.zeros_like(inner)
+    torch.testing.assert_close(compose(zero, inner), inner)
+    torch.testing.assert_close(compose(outer, zero), outer)
+
+
+def test_exponential_of_a_constant_velocity_is_that_translation():
+    v = torch.full((1, 2, 12, 12), 0.7)
+    torch.testing.assert_close(exponentiate(v), v)
+
+
+def test_exponential_matches_euler_steps(smooth_velocity):
+    v = smooth_velocity((14, 12, 13))
+    u = torch.zeros_like(v)
+    for _ in range(2000):  # d phi / dt = v(phi)
+        u = u + warp(v, u, boundary="border") / 2000
+    error = (exponentiate(v) - u).norm(dim=1)
+    assert error.mean() < 0.03 * v.norm(dim=1).mean()
+
+
+def test_exponential_of_the_negated_velocity_is_the_inverse(smooth_velocity):
+    v = smooth_velocity((20, 22, 18))
+    residual = compose(exponentiate(v), exponentiate(-v))
+    assert residual[..., 3:-3, 3:-3, 3:-3].norm(dim=1).mean() < 0.03 < v.norm(dim=1).mean()
+
+
+def test_invert_solves_the_fixed_point(smooth_velocity):
+    u = exponentiate(smooth_velocity((20, 22), 1.0))
+    assert compose(u, invert(u))[..., 3:-3, 3:-3].abs().max() < 0.05
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_jacobian_of_an_affine_map_is_its_determinant(shape):
+    d = len(shape)
+    matrix = torch.eye(d, dtype=torch.float64) + 0.2 * torch.randn(d, d, dtype=torch.float64)
+    grid = torch.tensor(np.indices(shape), dtype=torch.float64)
+    u = torch.einsum("ij,j...->i...", matrix - torch.eye(d), grid)[None]
+    expected = torch.linalg.det(matrix).expand(1, *shape)
+    torch.testing.assert_close(jacobian_determinant(u), expected)
+
+
+def test_jacobian_sees_a_fold_and_a_single_slice():
+    u = torch.zeros(1, 2, 10, 1)
+    u[:, 0, 5:] = -4
+    assert (jacobian_determinant(u) <= 0).any()
+    assert torch.equal(jacobian_determinant(torch.zeros(1, 3, 4, 4, 1)), torch.ones(1, 4, 4, 1))
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_resized_displacement_moves_as_far(align_corners):
+    """A linear field stays the same map in units of the extent, whatever the number of voxels."""
+    scale = (lambda n: n - 1) if align_corners else (lambda n: n)
+    old, new = (11, 6), (22, 6)
+    u = torch.zeros(1, 2, *old, dtype=torch.float64)
+    u[:, 0], u[:, 1] = 0.1 * scale(old[0]), 0.2 * scale(old[1])
+    resized = resize_displacement(u, new, align_corners)
+    torch.testing.assert_close(resized[:, 0], torch.full_like(resized[:, 0], 0.1 * scale(new[0])))
+    torch.testing.assert_close(resized[:, 1], torch.full_like(resized[:, 1], 0.2 * scale(new[1])))
+
+
+@pytest.mark.parametrize("operator", [warp, compose])
+def test_gradcheck(operator, smooth_velocity):
+    first = torch.randn(1, 2, 5, 6, dtype=torch.float64, requires_grad=True)
+    u = (0.3 * smooth_velocity((5, 6)) + 0.05).requires_grad_()
+    assert torch.autograd.gradcheck(operator, (first, u))
+    assert torch.autograd.gradcheck(lambda v: exponentiate(v, 3), (u,))
+    assert torch.autograd.gradcheck(jacobian_determinant, (u,))
+
+
+def test_wrong_shapes_are_named():
+    with pytest.raises(ValueError, match=r"displacement must have shape .* got \(1, 2, 4, 4, 4\)"):
+        warp(torch.zeros(1, 1, 4, 4, 4), torch.zeros(1, 2, 4, 4, 4))
+    with pytest.raises(ValueError, match="same spatial shape"):
+        warp(torch.zeros(1, 1, 4, 5), torch.zeros(1, 2, 4, 4))
+    with pytest.raises(ValueError, match="coordinates must have 2 channels"):
+        sample(torch.zeros(1, 1, 4, 4), torch.zeros(1, 3, 4, 4))

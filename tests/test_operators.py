@@ -1,0 +1,197 @@
+"""Cost volume, entropy, adaptive Gaussian and assignment against naive references."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from voxelopt_layers import adaptive_gaussian, assign, cost_entropy, cost_volume, entropy_to_sigma
+from voxelopt_layers.cost_volume import search_offsets
+
+SHAPES = [(6, 5), (4, 5, 6)]
+NAIVE = {
+    "l1": lambda f, m: (f - m).abs().mean(),
+    "l2": lambda f, m: (f - m).square().mean(),
+    "cosine": lambda f, m: 1 - F.cosine_similarity(f, m, dim=0),
+    "ncc": lambda f, m: 1 - torch.corrcoef(torch.stack([f, m]))[0, 1],
+}
+
+
+def features(shape, channels=3, batch=2):
+    return torch.randn(batch, channels, *shape, dtype=torch.float64)
+
+
+def feature_at(image, point, boundary):
+    """Feature vector of ``(C, *spatial)`` at a voxel that may lie outside."""
+    inside = [min(max(p, 0), n - 1) for p, n in zip(point, image.shape[1:], strict=True)]
+    if boundary == "zeros" and inside != list(point):
+        return torch.zeros_like(image[:, *inside])
+    return image[:, *inside]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("radius", [1, 2])
+@pytest.mark.parametrize("dissimilarity", ["l1", "l2"])
+@pytest.mark.parametrize("boundary", ["zeros", "border"])
+def test_cost_volume_is_the_dissimilarity_at_each_offset(shape, radius, dissimilarity, boundary):
+    fixed, moving = features(shape), features(shape)
+    cost = cost_volume(fixed, moving, radius, dissimilarity, boundary)
+    offsets = search_offsets(radius, len(shape))
+    assert cost.shape == (2, len(offsets), *shape)
+    assert not any(offsets[len(offsets) // 2])
+    for x in itertools.product(*[range(0, n, 2) for n in shape]):
+        for i, o in enumerate(offsets):
+            neighbour = feature_at(moving[1], [a + b for a, b in zip(x, o, strict=True)], boundary)
+            expected = NAIVE[dissimilarity](fixed[1][:, *x], neighbour)
+            torch.testing.assert_close(cost[1, i][x], expected)
+
+
+@pytest.mark.parametrize("dissimilarity", ["cosine", "ncc"])
+def test_normalised_dissimilarities(dissimilarity):
+    fixed, moving = features((5, 6), 20), features((5, 6), 20)
+    cost = cost_volume(fixed, moving, 1, dissimilarity)
+    expected = NAIVE[dissimilarity](fixed[0, :, 2, 3], moving[0, :, 3, 2])
+    torch.testing.assert_close(cost[0, search_offsets(1, 2).index((1, -1)), 2, 3], expected)
+    assert torch.equal(cost_volume(0 * fixed, 0 * fixed, 1, dissimilarity), torch.zeros_like(cost))
+
+
+def test_a_function_is_a_dissimilarity():
+    fixed, moving = features((5, 6)), features((5, 6))
+    cost = cost_volume(fixed, moving, 1, lambda f, m: (f - m).abs().mean(1), "border")
+    torch.testing.assert_close(cost, cost_volume(fixed, moving, 1, "l1", "border"))
+
+
+def test_masks_leave_no_preference():
+    fixed, moving = features((6, 6)), features((6, 6))
+    mask = torch.ones(2, 1, 6, 6, dtype=torch.float64)
+    mask[..., 3, 3] = 0
+    plain = cost_volume(fixed, moving)
+    masked = cost_volume(fixed, moving, fixed_mask=mask, moving_mask=mask)
+    assert (masked[..., 3, 3] == 0).all()
+    towards = search_offsets(1, 2).index((1, 0))
+    others = [i for i in range(9) if i != towards]
+    torch.testing.assert_close(masked[:, towards, 2, 3], plain[:, others, 2, 3].mean(1))
+    torch.testing.assert_close(masked[:, others, 2, 3], plain[:, others, 2, 3])
+    nothing = cost_volume(fixed, moving, moving_mask=0 * mask)
+    assert (nothing == 0).all()
+
+
+@pytest.mark.parametrize("dissimilarity", ["l1", "l2", "cosine", "ncc"])
+def test_cost_volume_gradcheck(dissimilarity):
+    fixed, moving = (features((3, 4), 3, 1).requires_grad_() for _ in range(2))
+    mask = torch.rand(1, 1, 3, 4, dtype=torch.float64)
+    assert torch.autograd.gradcheck(
+        lambda f, m: cost_volume(f, m, 1, dissimilarity, "border", mask, mask), (fixed, moving)
+    )
+
+
+@pytest.mark.parametrize("floor", [0.0, 0.02])
+def test_entropy_is_that_of_the_softmax(floor):
+    cost = torch.rand(2, 9, 3, 2, dtype=torch.float64)
+    p = torch.softmax(-cost / 0.07, dim=1).clamp_min(floor)
+    p = p / p.sum(1, keepdim=True)
+    expected = -(p * p.log()).sum(1, keepdim=True)
+    torch.testing.assert_close(cost_entropy(cost, 0.07, floor), expected)
+    flat = cost_entropy(torch.zeros(1, 27, 2, 2, 2))
+    torch.testing.assert_close(flat, torch.full_like(flat, math.log(27)))
+    assert torch.autograd.gradcheck(cost_entropy, (cost.requires_grad_(), 0.07, floor))
+
+
+def test_sigma_follows_the_entropy_of_its_own_sample():
+    entropy = torch.rand(2, 1, 4, 4, dtype=torch.float64) * torch.tensor([1, 3.0]).reshape(2, 1, 1, 1)
+    sigma = entropy_to_sigma(entropy, 1.5)
+    for b in range(2):
+        expected = 1.5 * torch.log(entropy[b] / entropy[b].max() + 1)
+        torch.testing.assert_close(sigma[b], expected.clamp_min(0.05))
+    narrow = entropy_to_sigma(entropy, sigma_range=(0.1, 0.5))
+    torch.testing.assert_close(narrow.amin((1, 2, 3)), torch.full((2,), 0.1, dtype=torch.float64))
+    torch.testing.assert_close(narrow.amax((1, 2, 3)), torch.full((2,), 0.5, dtype=torch.float64))
+    middle = entropy_to_sigma(torch.tensor([0.0, 1.0, 2.0]).reshape(1, 1, 3, 1), 1, (0.0, 1.0))
+    torch.testing.assert_close(middle[0, 0, 1, 0].item(), math.log2(1.5))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("boundary", ["zeros", "border"])
+@pytest.mark.parametrize("grad", [False, True])
+def test_adaptive_gaussian_is_a_weighted_sum_along_each_axis(shape, boundary, grad):
+    image, sigma = features(shape), 0.1 + 2 * torch.rand(2, 1, *shape, dtype=torch.float64)
+    radius, expected = 2, image.clone()
+    for axis in range(len(shape)):
+        before, expected = expected, torch.zeros_like(image)
+        for x in itertools.product(*map(range, shape)):
+            j = torch.arange(-radius, radius + 1, dtype=torch.float64)
+            w = torch.exp(-j.square() / (2 * sigma[1, 0][x] ** 2))
+            for step, weight in zip(range(-radius, radius + 1), w / w.sum(), strict=True):
+                y = [p + step * (a == axis) for a, p in enumerate(x)]
+                expected[1][:, *x] += weight * feature_at(before[1], y, boundary)
+    smooth = adaptive_gaussian(image.requires_grad_(grad), sigma, radius, 1, boundary)
+    torch.testing.assert_close(smooth[1], expected[1])
+
+
+def test_adaptive_gaussian_passes_out_and_gradients():
+    image, sigma = features((4, 5)), 0.3 + torch.rand(2, 1, 4, 5, dtype=torch.float64)
+    twice = adaptive_gaussian(adaptive_gaussian(image, sigma), sigma)
+    torch.testing.assert_close(adaptive_gaussian(image, sigma, passes=2), twice)
+    torch.testing.assert_close(adaptive_gaussian(torch.ones_like(image), sigma), torch.ones_like(image))
+    leaf = image.clone().requires_grad_()
+    assert torch.autograd.gradcheck(adaptive_gaussian, (leaf, sigma.requires_grad_(), 2))
+    with torch.no_grad():
+        assert adaptive_gaussian(image, sigma, passes=2, out=image) is image
+    torch.testing.assert_close(image, twice.detach())
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("coupling", [0.0, 0.3])
+def test_assignment_minimises_the_energy(shape, coupling):
+    d = len(shape)
+    cost = torch.rand(2, 3**d, *shape, dtype=torch.float64)
+    u = torch.randn(2, d, *shape, dtype=torch.float64)
+    offsets = torch.tensor(search_offsets(1, d), dtype=torch.float64)
+    squared = (offsets.reshape(1, -1, d, *[1] * d) - u[:, None]).square().sum(2)
+    energy = cost + coupling * squared
+    torch.testing.assert_close(assign(cost, u, coupling), offsets[energy.argmin(1)].movedim(-1, 1))
+    soft = torch.einsum("bk...,kd->bd...", torch.softmax(-energy / 0.1, 1), offsets)
+    torch.testing.assert_close(assign(cost, u, coupling, "soft", 0.1), soft)
+    straight = assign(cost.requires_grad_(), u, coupling, "straight_through", 0.1)
+    torch.testing.assert_close(straight.detach(), assign(cost, u, coupling).detach())
+    (gradient,) = torch.autograd.grad(straight.square().sum() / 2, cost)
+    (expected,) = torch.autograd.grad(
+        (assign(cost, u, coupling, "soft", 0.1) * straight.detach()).sum(), cost
+    )
+    torch.testing.assert_close(gradient, expected)
+
+
+def test_soft_assignment_tends_to_hard_ties_included():
+    cost = torch.rand(1, 27, 4, 4, 4, dtype=torch.float64)
+    cost[:, :, 0] = 0.5  # all offsets tie
+    cost[:, [3, 7], 1] = -1  # two offsets tie
+    hard = assign(cost)
+    errors = [(assign(cost, assignment="soft", temperature=t) - hard).abs().max() for t in (0.1, 1e-3, 1e-5)]
+    assert errors[0] > errors[1] > errors[2]
+    assert errors[2] < 1e-6
+    assert (hard[:, :, 0] == 0).all()
+    offsets = torch.tensor(search_offsets(1, 3), dtype=torch.float64)
+    torch.testing.assert_close(hard[0, :, 1, 0, 0], offsets[[3, 7]].mean(0))
+    torch.testing.assert_close(assign(cost, ties="sum")[0, :, 1, 0, 0], offsets[[3, 7]].sum(0))
+
+
+def test_assignment_gradcheck():
+    cost = torch.rand(1, 9, 3, 4, dtype=torch.float64, requires_grad=True)
+    u = torch.randn(1, 2, 3, 4, dtype=torch.float64, requires_grad=True)
+    scalars = [torch.tensor(s, dtype=torch.float64, requires_grad=True) for s in (0.3, 0.2)]
+    assert torch.autograd.gradcheck(
+        lambda c, v, k, t: assign(c, v, k, "soft", t), (cost, u, *scalars)
+    )
+
+
+def test_bad_arguments_are_named():
+    with pytest.raises(ValueError, match="one shape"):
+        cost_volume(torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 4, 5))
+    with pytest.raises(ValueError, match="dissimilarity must be"):
+        cost_volume(torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 4, 4), dissimilarity="l3")  # pyright: ignore
+    with pytest.raises(ValueError, match=r"\(2k \+ 1\)\^2 offsets, not 8"):
+        assign(torch.zeros(1, 8, 4, 4))

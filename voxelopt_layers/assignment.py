@@ -1,0 +1,90 @@
+"""The v-step: at every voxel the offset of least energy, hard or soft (equation 5)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from voxelopt_layers.cost_volume import search_offsets
+
+Assignment = Literal["hard", "soft", "straight_through"]
+# Voxels whose energies are held at a time on CPU.
+_BLOCK = 2**15
+
+
+def assign(
+    cost: Tensor,
+    smooth: Tensor | None = None,
+    coupling: Tensor | float = 0.0,
+    assignment: Assignment = "hard",
+    temperature: Tensor | float = 0.01,
+    ties: Literal["mean", "sum"] = "mean",
+) -> Tensor:
+    """``v(x) = argmin_o C(x, o) + coupling * ||o - u(x)||^2`` over the offsets o (equation 5).
+
+    Args:
+        cost: cost volume ``(B, K, *spatial)``, ``K = (2k + 1)^d``.
+        smooth: the smooth field u ``(B, d, *spatial)`` in voxels; 0 if None.
+        coupling: ``1 / (2 theta)``, at least 0, in units of the cost per squared voxel.
+        assignment: ``"hard"``, the argmin, through which no gradient passes; ``"soft"``, the mean
+            of the offsets under ``softmax(-energy / temperature)`` (soft-argmin);
+            ``"straight_through"``, the value of the first with the gradient of the second.
+        temperature: of the soft-argmin, above 0, in units of the cost.
+        ties: offsets that share the minimum are averaged (``"mean"``, the limit of the soft-argmin
+            as the temperature falls) or added up (``"sum"``). Flat costs give 0 both ways.
+
+    Returns:
+        ``(B, d, *spatial)`` in voxels, within ``[-k, k]`` (for ``ties="mean"``).
+    """
+    spatial, d = cost.shape[2:], cost.dim() - 2
+    radius = (round(cost.shape[1] ** (1 / d)) - 1) // 2
+    if (2 * radius + 1) ** d != cost.shape[1]:
+        raise ValueError(f"a cost volume over {d} axes has (2k + 1)^{d} offsets, not {cost.shape[1]}")
+    offsets = torch.tensor(search_offsets(radius, d), device=cost.device, dtype=cost.dtype)
+    flat, u = cost.flatten(2), None if smooth is None else smooth.flatten(2)
+    linear = (-2 * coupling * offsets).expand(cost.shape[0], -1, -1)
+    columns = offsets.T.expand(cost.shape[0], -1, -1)
+    constant = (coupling * offsets.square().sum(1))[:, None]
+
+    def energies(part: slice) -> Tensor:
+        """``C + coupling (|o|^2 - 2 u.o)``: |u|^2 is the same for all offsets of a voxel."""
+        energy = flat[:, :, part] + constant
+        if u is None:
+            return energy
+        if torch.is_grad_enabled():
+            return torch.baddbmm(energy, linear, u[:, :, part])
+        return energy.baddbmm_(linear, u[:, :, part])
+
+    def hard(part: slice) -> Tensor:
+        energy = energies(part)
+        # In place, 1 where the energy is the least: the volume of energies becomes their argmin.
+        chosen = energy.eq_(energy.amin(1, keepdim=True))
+        v = torch.bmm(columns, chosen)
+        return v / chosen.sum(1, keepdim=True) if ties == "mean" else v
+
+    def soft(part: slice) -> Tensor:
+        return torch.bmm(columns, torch.softmax(-energies(part) / temperature, dim=1))
+
+    whole = slice(0, flat.shape[2])
+    if assignment == "soft":
+        v = soft(whole) if torch.is_grad_enabled() else _in_blocks(soft, flat, d)
+    else:
+        with torch.no_grad():
+            v = _in_blocks(hard, flat, d)
+        if assignment == "straight_through" and torch.is_grad_enabled():
+            estimate = soft(whole)
+            v = v + (estimate - estimate.detach())
+    return v.unflatten(2, spatial)
+
+
+def _in_blocks(step, flat: Tensor, d: int) -> Tensor:
+    """Run a pointwise step over blocks of voxels, so that its energies stay in cache."""
+    count = flat.shape[2]
+    block = _BLOCK if flat.device.type == "cpu" else 2**24
+    out = flat.new_empty((flat.shape[0], d, count))
+    for start in range(0, count, block):
+        part = slice(start, min(start + block, count))
+        out[:, :, part] = step(part)
+    return out

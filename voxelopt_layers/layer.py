@@ -1,0 +1,341 @@
+"""`VoxelOptLayer`: from two feature maps to a diffeomorphic displacement, differentiable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from voxelopt_layers.assignment import Assignment
+from voxelopt_layers.cost_volume import Dissimilarity, cost_volume
+from voxelopt_layers.displacement import (
+    Boundary,
+    check_displacement,
+    compose,
+    exponentiate,
+    invert,
+    resize,
+    resize_displacement,
+    warp,
+)
+from voxelopt_layers.solver import CoordinateDescent, GradientMode
+
+# What differs from the defaults of `VoxelOptLayer`; see its docstring for the keywords.
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {"alpha": 1.5, "warps_per_level": 1},
+    "released": {
+        # An infinite theta first: v starts at the argmin of the filtered cost, uncoupled.
+        "theta": (float("inf"), 150.0, 50.0, 15.0, 5.0, 1.5, 0.5),
+        "sigma_range": (0.1, 0.5),
+        "probability_floor": 1e-6,
+        "filter_radius": 1,
+        "filter_passes": 3,
+        "ties": "sum",
+        "warps_per_level": 1,
+        "boundary": "zeros",
+        "align_corners": True,
+        "upsampling_scale": 2.0,
+    },
+}
+# No axis is halved to fewer voxels than this.
+_SHORTEST_AXIS = 4
+
+
+@dataclass(frozen=True)
+class Level:
+    """One pyramid level: in voxels of its own grid, ``shape``."""
+
+    velocities: tuple[Tensor, ...]  # (B, d, *shape), one for each warp of the level
+    displacement: Tensor  # (B, d, *shape), composed of all velocities up to here
+    entropy: Tensor  # (B, 1, *shape), nats, of the level's last cost volume
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.displacement.shape[2:])
+
+
+@dataclass(frozen=True)
+class Solution:
+    """What `VoxelOptLayer.solve` returns; fields are ``(B, d, *spatial)`` in voxels."""
+
+    displacement: Tensor
+    inverse: Tensor | None
+    levels: tuple[Level, ...]  # from coarse to fine
+
+    @property
+    def entropy(self) -> tuple[Tensor, ...]:
+        """The entropy maps ``(B, 1, *shape)``, from the coarsest level to the finest."""
+        return tuple(level.entropy for level in self.levels)
+
+
+def pyramid_shapes(spatial: Sequence[int], levels: int) -> list[tuple[int, ...]]:
+    """Spatial shapes from coarse to fine; an axis that would get shorter than 4 stays as it is."""
+    shapes = [tuple(spatial)]
+    for _ in range(levels - 1):
+        halved = tuple((n + 1) // 2 if (n + 1) // 2 >= _SHORTEST_AXIS else n for n in shapes[0])
+        shapes.insert(0, halved)
+    return shapes
+
+
+class VoxelOptLayer(nn.Module):
+    """Registers two feature maps by unrolled discrete optimisation (Zhang et al., MICCAI 2025).
+
+    At each pyramid level, from coarse to fine, the moving map is warped by the field so far; a
+    cost volume is filtered by a Gaussian whose width follows its entropy; coordinate descent finds
+    a velocity; its exponential is composed with the field.
+
+    Args:
+        levels: number of pyramid levels, each with half the voxels per axis of the next.
+        search_radius: k; a level searches ``{-k, ..., k}^d`` voxels.
+        theta: one coordinate-descent step each; the coupling of v and u is ``1 / (2 theta)``.
+        beta: temperature of the softmax whose entropy is the signal strength, in units of cost.
+        alpha: filter width at maximal entropy, over ln 2, in voxels (equation 6).
+        sigma_range: map the entropy to these widths instead of equation 6, see `entropy_to_sigma`.
+        probability_floor: least probability in the entropy.
+        adaptive: False gives each voxel the filter of the weakest signal.
+        cost_filtering: False leaves the cost volume unfiltered.
+        filter_radius: taps of the Gaussian on each side.
+        filter_passes: how often each filtering goes through the axes.
+        dissimilarity: ``"l1"``, ``"l2"``, ``"cosine"``, ``"ncc"`` or a function, see `cost_volume`.
+        assignment: ``"hard"``, ``"soft"`` or ``"straight_through"``, see `assign`.
+        temperature: of the soft assignment, in units of cost.
+        ties: what becomes of offsets that share the least energy, see `assign`.
+        gradient: ``"unrolled"`` keeps what autograd asks for; ``"checkpointed"`` has the same
+            gradients for far less memory and some recomputation; ``"truncated"`` differentiates
+            the last coordinate-descent step of each warp alone.
+        learnable: names among theta, beta, alpha and temperature to be trained, or True for all
+            that the settings use.
+        integration_steps: squarings of `exponentiate`.
+        warps_per_level: how often each level warps the moving map and solves.
+        boundary: beyond the volume, maps and fields are 0 (``"zeros"``) or repeat (``"border"``).
+        align_corners: which points of two pyramid levels coincide, see `resize`.
+        upsampling_scale: factor on the field between levels; None is the exact one.
+
+    Raises:
+        ValueError: a keyword is out of its range.
+    """
+
+    def __init__(
+        self,
+        *,
+        levels: int = 5,
+        search_radius: int = 1,
+        theta: Sequence[float] = (150.0, 50.0, 15.0, 5.0, 1.5, 0.5),
+        beta: float = 0.1,
+        alpha: float = 2.0,
+        sigma_range: tuple[float, float] | None = None,
+        probability_floor: float = 0.0,
+        adaptive: bool = True,
+        cost_filtering: bool = True,
+        filter_radius: int = 3,
+        filter_passes: int = 1,
+        dissimilarity: Dissimilarity = "l1",
+        assignment: Assignment = "hard",
+        temperature: float = 0.01,
+        ties: Literal["mean", "sum"] = "mean",
+        gradient: GradientMode = "unrolled",
+        learnable: bool | Sequence[str] = False,
+        integration_steps: int = 7,
+        warps_per_level: int = 2,
+        boundary: Boundary = "border",
+        align_corners: bool = False,
+        upsampling_scale: float | None = None,
+    ) -> None:
+        super().__init__()
+        if min(levels, search_radius, warps_per_level) < 1 or integration_steps < 0:
+            raise ValueError(
+                "levels, search_radius and warps_per_level must be at least 1, "
+                "integration_steps at least 0"
+            )
+        self.levels = levels
+        self.search_radius = search_radius
+        self.dissimilarity: Dissimilarity = dissimilarity
+        self.integration_steps = integration_steps
+        self.warps_per_level = warps_per_level
+        self.boundary: Boundary = boundary
+        self.align_corners = align_corners
+        self.upsampling_scale = upsampling_scale
+        self.solver = CoordinateDescent(
+            theta=theta,
+            beta=beta,
+            alpha=alpha,
+            temperature=temperature,
+            sigma_range=sigma_range,
+            probability_floor=probability_floor,
+            adaptive=adaptive,
+            cost_filtering=cost_filtering,
+            filter_radius=filter_radius,
+            filter_passes=filter_passes,
+            assignment=assignment,
+            ties=ties,
+            gradient=gradient,
+            learnable=learnable,
+            boundary=boundary,
+        )
+
+    @classmethod
+    def from_preset(cls, name: str, **overrides: Any) -> VoxelOptLayer:
+        """The settings of the paper (``"paper"``) or of its authors' code (``"released"``).
+
+        Further keywords override single settings.
+
+        Raises:
+            ValueError: no preset has this name.
+        """
+        if name not in PRESETS:
+            raise ValueError(f"preset must be one of {sorted(PRESETS)}, got {name!r}")
+        return cls(**{**PRESETS[name], **overrides})
+
+    def forward(self, fixed: Tensor, moving: Tensor, **options: Any) -> Tensor:
+        """Displacement that aligns ``moving`` to ``fixed``; arguments as in `solve`.
+
+        Returns:
+            ``(B, d, *spatial)`` in voxels: ``warped(x) = moving(x + u(x))``.
+        """
+        return self.solve(fixed, moving, inverse=False, **options).displacement
+
+    def solve(
+        self,
+        fixed: Tensor,
+        moving: Tensor,
+        *,
+        fixed_mask: Tensor | None = None,
+        moving_mask: Tensor | None = None,
+        initial_displacement: Tensor | None = None,
+        inverse: bool = True,
+        progress: Callable[[int], None] | None = None,
+    ) -> Solution:
+        """Register and return all that was found on the way.
+
+        Args:
+            fixed: features ``(B, C, *spatial)``, spatial 2-D or 3-D.
+            moving: features of the same shape.
+            fixed_mask: ``(B, 1, *spatial)`` in [0, 1]; 0 where the fixed image says nothing.
+            moving_mask: the same for the moving image.
+            initial_displacement: ``(B, d, *spatial)`` in voxels, to start from.
+            inverse: compose the inverse displacement too, from the negated velocities.
+            progress: called with the number of levels done after each.
+
+        Returns:
+            A `Solution`, in float32, or float64 if a feature map is; autocast has no effect.
+
+        Raises:
+            ValueError: shapes do not fit.
+        """
+        _check_inputs(fixed, moving, fixed_mask, moving_mask, initial_displacement)
+        dtype = torch.promote_types(torch.promote_types(fixed.dtype, moving.dtype), torch.float32)
+        maps = (fixed, moving, fixed_mask, moving_mask)
+        with torch.autocast(fixed.device.type, enabled=False):
+            shapes = pyramid_shapes(fixed.shape[2:], self.levels)
+            pyramids = [self._pyramid(x if x is None else x.to(dtype), shapes) for x in maps]
+            initial = None if initial_displacement is None else initial_displacement.to(dtype)
+            u, u_inverse = None, None
+            levels: list[Level] = []
+            for number, shape in enumerate(shapes):
+                u, u_inverse = self._upsample(u, shape), self._upsample(u_inverse, shape)
+                start = self._upsample(initial, shape, exact=True)
+                features = [pyramid[number] for pyramid in pyramids]
+                velocities = []
+                entropy = None
+                for _ in range(self.warps_per_level):
+                    velocity, entropy = self._velocity(*features, _compose(start, u))
+                    velocities.append(velocity)
+                    u = _compose(u, exponentiate(velocity, self.integration_steps))
+                    if inverse:
+                        backward = exponentiate(-velocity, self.integration_steps)
+                        u_inverse = _compose(backward, u_inverse)
+                assert u is not None and entropy is not None
+                levels.append(Level(tuple(velocities), u, entropy))
+                if progress is not None:
+                    progress(number + 1)
+            assert u is not None
+            if initial is not None:
+                u = compose(initial, u)
+                u_inverse = None if u_inverse is None else compose(u_inverse, invert(initial))
+        return Solution(u, u_inverse, tuple(levels))
+
+    def _velocity(
+        self,
+        fixed: Tensor,
+        moving: Tensor,
+        fixed_mask: Tensor | None,
+        moving_mask: Tensor | None,
+        displacement: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Velocity and entropy of one warp at one level."""
+        if displacement is not None:
+            moving = warp(moving, displacement, boundary=self.boundary)
+            if moving_mask is not None:
+                moving_mask = warp(moving_mask, displacement)
+        return self.solver(
+            cost_volume(
+                fixed,
+                moving,
+                self.search_radius,
+                self.dissimilarity,
+                self.boundary,
+                fixed_mask,
+                moving_mask,
+            )
+        )
+
+    def _pyramid(self, image: Tensor | None, shapes: Sequence[Sequence[int]]) -> list[Any]:
+        """Maps from coarse to fine, each the linear halving of the next, which averages noise."""
+        if image is None:
+            return [None] * len(shapes)
+        pyramid = [image]
+        for shape in reversed(shapes[:-1]):
+            pyramid.insert(0, resize(pyramid[0], shape, self.align_corners))
+        return pyramid
+
+    def _upsample(
+        self, displacement: Tensor | None, shape: Sequence[int], exact: bool = False
+    ) -> Tensor | None:
+        if displacement is None:
+            return None
+        scale = None if exact else self.upsampling_scale
+        return resize_displacement(displacement, shape, self.align_corners, scale)
+
+    def extra_repr(self) -> str:
+        return (
+            f"levels={self.levels}, search_radius={self.search_radius}, "
+            f"dissimilarity={self.dissimilarity!r}, assignment={self.solver.assignment!r}, "
+            f"gradient={self.solver.gradient!r}, warps_per_level={self.warps_per_level}"
+        )
+
+
+def _compose(outer: Tensor | None, inner: Tensor | None) -> Tensor | None:
+    """`compose`, with None as the identity."""
+    if outer is None or inner is None:
+        return inner if outer is None else outer
+    return compose(outer, inner)
+
+
+def _check_inputs(
+    fixed: Tensor,
+    moving: Tensor,
+    fixed_mask: Tensor | None,
+    moving_mask: Tensor | None,
+    initial_displacement: Tensor | None,
+) -> None:
+    if fixed.shape != moving.shape or fixed.dim() not in (4, 5) or 0 in fixed.shape:
+        raise ValueError(
+            "fixed and moving features must both be (B, C, H, W) or (B, C, D, H, W) of one shape, "
+            f"got {tuple(fixed.shape)} and {tuple(moving.shape)}"
+        )
+    batch, spatial = fixed.shape[0], fixed.shape[2:]
+    for name, mask in (("fixed_mask", fixed_mask), ("moving_mask", moving_mask)):
+        if mask is not None and mask.shape != (batch, 1, *spatial):
+            raise ValueError(
+                f"{name} must be {(batch, 1, *spatial)} as the features are, got {tuple(mask.shape)}"
+            )
+    if initial_displacement is not None:
+        check_displacement(initial_displacement, "initial_displacement")
+        if initial_displacement.shape[2:] != spatial or initial_displacement.shape[0] != batch:
+            raise ValueError(
+                f"initial_displacement must be {(batch, len(spatial), *spatial)}, got "
+                f"{tuple(initial_displacement.shape)}"
+            )

@@ -1,0 +1,101 @@
+"""Message passing: a separable Gaussian whose width differs from voxel to voxel."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from voxelopt_layers.displacement import Boundary
+
+# Elements handled at a time on CPU: large enough to share among threads, small enough for cache.
+_BLOCK = 2**18
+
+
+def gaussian_weights(sigma: Tensor, radius: int) -> list[Tensor]:
+    """Weights of the taps 0, 1, ..., ``radius`` of a Gaussian truncated there, per voxel.
+
+    Args:
+        sigma: width ``(B, 1, *spatial)`` in voxels, above 0.
+        radius: number of taps on each side.
+
+    Returns:
+        ``radius + 1`` maps ``(B, 1, *spatial)``; tap 0 plus twice the others is 1.
+    """
+    exponent = -0.5 / sigma.square()
+    taps = [torch.exp(exponent * j * j) for j in range(1, radius + 1)]
+    centre = 1 / (1 + 2 * sum(taps, torch.zeros_like(sigma)))
+    return [centre, *[tap * centre for tap in taps]]
+
+
+def adaptive_gaussian(
+    image: Tensor,
+    sigma: Tensor,
+    radius: int = 3,
+    passes: int = 1,
+    boundary: Boundary = "border",
+    out: Tensor | None = None,
+) -> Tensor:
+    """Smooth along each axis in turn with the Gaussian that each voxel asks for.
+
+    ``y(x) = sum_j w_j(sigma(x)) image(x + j e_axis)``, ``|j| <= radius``.
+
+    Args:
+        image: ``(B, C, *spatial)``: a cost volume or a displacement.
+        sigma: ``(B, 1, *spatial)`` in voxels, above 0; see `entropy_to_sigma`.
+        radius: taps on each side.
+        passes: how often the sequence of axes is gone through.
+        boundary: beyond the volume ``image`` is 0 (``"zeros"``) or repeats (``"border"``).
+        out: where to write the result when no gradient is needed; may be ``image`` itself.
+
+    Returns:
+        ``(B, C, *spatial)``.
+    """
+    return filter_with_weights(image, gaussian_weights(sigma, radius), passes, boundary, out)
+
+
+def filter_with_weights(
+    image: Tensor,
+    weights: list[Tensor],
+    passes: int = 1,
+    boundary: Boundary = "border",
+    out: Tensor | None = None,
+) -> Tensor:
+    """`adaptive_gaussian` with the weights of `gaussian_weights`, which one level uses often."""
+    if torch.is_grad_enabled() and (image.requires_grad or weights[0].requires_grad):
+        return _all_axes(image, weights, passes, boundary)
+    out = torch.empty_like(image) if out is None else out
+    channels = image.shape[1]
+    group = channels
+    if image.device.type == "cpu":
+        group = max(1, _BLOCK // max(1, image[:, 0].numel()))
+    # A few channels go through all axes while they are in cache; none depends on another.
+    for start in range(0, channels, group):
+        part = slice(start, start + group)
+        out[:, part] = _all_axes(image[:, part], weights, passes, boundary)
+    return out
+
+
+def _all_axes(image: Tensor, weights: list[Tensor], passes: int, boundary: Boundary) -> Tensor:
+    for _ in range(passes):
+        for axis in range(2, image.dim()):
+            image = _along_axis(image, weights, axis, boundary)
+    return image
+
+
+def _along_axis(image: Tensor, weights: list[Tensor], axis: int, boundary: Boundary) -> Tensor:
+    radius, length = len(weights) - 1, image.shape[axis]
+    pad = [0] * (2 * (image.dim() - 2))
+    from_last = image.dim() - 1 - axis
+    pad[2 * from_last] = pad[2 * from_last + 1] = radius
+    padded = F.pad(image, pad, mode="constant" if boundary == "zeros" else "replicate")
+    result = image * weights[0]
+    in_place = not result.requires_grad
+    for j in range(1, radius + 1):
+        for start in (radius - j, radius + j):
+            neighbour = padded.narrow(axis, start, length)
+            if in_place:
+                result.addcmul_(neighbour, weights[j])
+            else:
+                result = torch.addcmul(result, neighbour, weights[j])
+    return result

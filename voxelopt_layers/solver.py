@@ -1,0 +1,167 @@
+"""Coordinate descent on one cost volume: the unrolled optimiser of one pyramid level (equation 2).
+
+    sum_x C(x, v(x)) + 1 / (2 theta) ||v - u||^2 + lambda r(u)
+
+is minimised in turn over the discrete ``v`` (pointwise) and the smooth ``u`` (message passing),
+while theta falls and ties the two together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from voxelopt_layers.assignment import Assignment, assign
+from voxelopt_layers.displacement import Boundary
+from voxelopt_layers.entropy import cost_entropy, entropy_to_sigma
+from voxelopt_layers.message_passing import filter_with_weights, gaussian_weights
+
+GradientMode = Literal["unrolled", "checkpointed", "truncated"]
+LEARNABLE = ("theta", "beta", "alpha", "temperature")
+
+
+class CoordinateDescent(nn.Module):
+    """Velocity and entropy of one cost volume. The keywords are those of `VoxelOptLayer`.
+
+    Parameters named in ``learnable`` live as logarithms in ``log_parameters``, so that any
+    gradient step leaves them positive; `value` returns them, learnable or not.
+    """
+
+    def __init__(
+        self,
+        *,
+        theta: Sequence[float],
+        beta: float,
+        alpha: float,
+        temperature: float,
+        sigma_range: tuple[float, float] | None,
+        probability_floor: float,
+        adaptive: bool,
+        cost_filtering: bool,
+        filter_radius: int,
+        filter_passes: int,
+        assignment: Assignment,
+        ties: Literal["mean", "sum"],
+        gradient: GradientMode,
+        learnable: bool | Sequence[str],
+        boundary: Boundary,
+    ) -> None:
+        super().__init__()
+        self.constants: dict[str, Any] = {
+            "theta": tuple(float(t) for t in theta),
+            "beta": float(beta),
+            "alpha": float(alpha),
+            "temperature": float(temperature),
+        }
+        self.sigma_range = sigma_range
+        self.probability_floor = probability_floor
+        self.adaptive = adaptive
+        self.cost_filtering = cost_filtering
+        self.filter_radius = filter_radius
+        self.filter_passes = filter_passes
+        self.assignment: Assignment = assignment
+        self.ties: Literal["mean", "sum"] = ties
+        self.gradient: GradientMode = gradient
+        self.boundary: Boundary = boundary
+        self._check()
+        self.log_parameters = nn.ParameterDict()
+        for name in self._learnable_names(learnable):
+            initial = torch.tensor(self.constants.pop(name), dtype=torch.float32)
+            self.log_parameters[name] = nn.Parameter(initial.log())
+
+    def _check(self) -> None:
+        positive = (*self.constants["theta"], *(self.constants[n] for n in LEARNABLE[1:]))
+        if not self.constants["theta"] or not all(p > 0 for p in positive):
+            raise ValueError("theta (at least one), beta, alpha and temperature must be above 0")
+        choices = {
+            "assignment": ("hard", "soft", "straight_through"),
+            "ties": ("mean", "sum"),
+            "gradient": ("unrolled", "checkpointed", "truncated"),
+            "boundary": ("zeros", "border"),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
+        if self.filter_radius < 1 or self.filter_passes < 1:
+            raise ValueError("filter_radius and filter_passes must be at least 1")
+
+    def _learnable_names(self, learnable: bool | Sequence[str]) -> Sequence[str]:
+        """The parameters to learn: those asked for, or (True) all that the settings use."""
+        unused = set()
+        if self.assignment == "hard":  # no gradient passes an argmin
+            unused |= {"temperature", "theta"}
+        if not self.adaptive:
+            unused |= {"beta"}
+        if self.sigma_range is not None:
+            unused |= {"alpha"}
+        if math.inf in self.constants["theta"]:
+            unused |= {"theta"}
+        if isinstance(learnable, bool):
+            return [name for name in LEARNABLE if learnable and name not in unused]
+        for name in learnable:
+            if name not in LEARNABLE or name in unused:
+                raise ValueError(
+                    f"{name!r} cannot be learned with these settings; choose among "
+                    f"{[n for n in LEARNABLE if n not in unused]}"
+                )
+        return learnable
+
+    def value(self, name: str) -> Any:
+        """Value of theta, beta, alpha or temperature: a tensor with gradient where it is learned."""
+        if name in self.log_parameters:
+            return self.log_parameters[name].exp()
+        return self.constants[name]
+
+    def _sigma(self, entropy: Tensor) -> Tensor:
+        alpha = self.value("alpha")
+        if self.adaptive:
+            return entropy_to_sigma(entropy, alpha, self.sigma_range)
+        # Not adaptive: every voxel gets the width of the weakest signal.
+        widest = alpha * math.log(2) if self.sigma_range is None else self.sigma_range[1]
+        return torch.ones_like(entropy) * widest
+
+    def _stage(self, function: Callable[..., Tensor], *args: Any) -> Tensor:
+        """Run one stage; in mode ``checkpointed`` keep its inputs alone and recompute the rest."""
+        if self.gradient == "checkpointed" and torch.is_grad_enabled():
+            return checkpoint(function, *args, use_reentrant=False, preserve_rng_state=False)
+        return function(*args)
+
+    def _smooth(self, image: Tensor, weights: list[Tensor], out: Tensor | None = None) -> Tensor:
+        return filter_with_weights(image, weights, self.filter_passes, self.boundary, out)
+
+    def _iterate(
+        self, cost: Tensor, u: Tensor | None, coupling: Tensor | float, weights: list[Tensor]
+    ) -> Tensor:
+        """One v-step and one u-step."""
+        temperature = self.value("temperature")
+        v = assign(cost, u, coupling, self.assignment, temperature, self.ties)
+        return self._smooth(v, weights)
+
+    def forward(self, cost: Tensor) -> tuple[Tensor, Tensor]:
+        """Solve one level.
+
+        Args:
+            cost: cost volume ``(B, K, *spatial)``; overwritten when no gradient is needed.
+
+        Returns:
+            Velocity ``(B, d, *spatial)`` in voxels, and entropy ``(B, 1, *spatial)`` in nats.
+        """
+        entropy = self._stage(cost_entropy, cost, self.value("beta"), self.probability_floor)
+        weights = gaussian_weights(self._sigma(entropy), self.filter_radius)
+        if self.cost_filtering:
+            needs_grad = torch.is_grad_enabled() and cost.requires_grad
+            cost = self._stage(self._smooth, cost, weights, None if needs_grad else cost)
+        couplings = [1 / (2 * theta) for theta in self.value("theta")]
+        u: Tensor | None = None
+        for coupling in couplings[:-1]:
+            if self.gradient == "truncated":
+                with torch.no_grad():
+                    u = self._iterate(cost, u, coupling, weights)
+            else:
+                u = self._stage(self._iterate, cost, u, coupling, weights)
+        return self._stage(self._iterate, cost, u, couplings[-1], weights), entropy
