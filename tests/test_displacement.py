@@ -23,7 +23,9 @@ SHAPES = [(9, 7), (6, 7, 8)]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize(("boundary", "scipy_mode"), [("zeros", "grid-constant"), ("border", "nearest")])
+@pytest.mark.parametrize(
+    ("boundary", "scipy_mode"), [("zeros", "grid-constant"), ("border", "nearest")]
+)
 def test_warp_matches_scipy(shape, boundary, scipy_mode):
     moving = torch.randn(2, 3, *shape, dtype=torch.float64)
     u = 2 * torch.randn(2, len(shape), *shape, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""The whole layer: what comes out, for any input that users have, and the gradients that come back."""
+"""The whole layer: what comes out for any input that users have, and the gradients."""
 
 from __future__ import annotations
 
@@ -59,11 +59,12 @@ def test_forward_is_the_displacement_of_solve(smooth_velocity):
     torch.testing.assert_close(solution.levels[-1].displacement, solution.displacement)
     assert done == [1, 2, 3, 4, 5]
     shapes = [level.shape for level in solution.levels]
-    assert shapes == pyramid_shapes((20, 24), 5) == [(5, 6), (5, 6), (5, 6), (10, 12), (20, 24)]
+    assert shapes == pyramid_shapes((20, 24), 5)
+    assert shapes == [(5, 6), (5, 6), (5, 6), (10, 12), (20, 24)]
     for level, entropy in zip(solution.levels, solution.entropy, strict=True):
         assert entropy.shape == (1, 1, *level.shape)
         assert len(level.velocities) == layer.warps_per_level
-        assert 0 <= entropy.min() and entropy.max() <= math.log(9) + 1e-5
+        assert entropy.min() >= 0 and entropy.max() <= math.log(9) + 1e-5
 
 
 @pytest.mark.parametrize("shape", [(31, 17, 10), (5, 40, 3), (12, 1, 12), (2, 2), (1, 9)])
@@ -80,7 +81,8 @@ def test_a_thin_axis_does_not_distort_the_others(smooth_velocity):
     """A volume of equal slices has, in each slice, the displacement of its 2-D image."""
     fixed, moving, _ = pair((40, 36), smooth_velocity)
     flat = VoxelOptLayer(alpha=0.05)(fixed, moving)  # filters of no width act alike in 2-D and 3-D
-    thick = VoxelOptLayer(alpha=0.05)(*(x[..., None].expand(-1, -1, -1, -1, 10) for x in (fixed, moving)))
+    slices = (x[..., None].expand(-1, -1, -1, -1, 10) for x in (fixed, moving))
+    thick = VoxelOptLayer(alpha=0.05)(*slices)
     assert thick[:, 2].abs().max() < 1e-5
     for z in range(10):
         torch.testing.assert_close(thick[:, :2, ..., z], flat, atol=1e-3, rtol=1e-3)
@@ -129,7 +131,8 @@ def test_no_signal_gives_a_zero_field_and_finite_gradients(case, assignment):
         fixed = moving = torch.zeros_like(fixed)
     if case == "masked":
         fixed, moving = torch.randn(1, 2, *shape), torch.randn(1, 2, *shape)
-        options = {"fixed_mask": torch.zeros(1, 1, *shape), "moving_mask": torch.zeros(1, 1, *shape)}
+        nothing = torch.zeros(1, 1, *shape)
+        options = {"fixed_mask": nothing, "moving_mask": nothing}
     if case == "scaled":  # equal costs, not zero: no offset is better than another
         fixed = 2 * moving
     fixed, moving = fixed.clone().requires_grad_(), moving.clone().requires_grad_()
@@ -141,17 +144,18 @@ def test_no_signal_gives_a_zero_field_and_finite_gradients(case, assignment):
     assert all(x.grad is None or x.grad.isfinite().all() for x in leaves)
 
 
-def test_masked_nonsense_does_not_move_the_rest(smooth_velocity):
-    fixed, moving, _ = pair((32, 32), smooth_velocity)
-    mask = torch.ones(1, 1, 32, 32)
-    mask[..., :8] = 0
-    spoilt = torch.where(mask.bool(), fixed, torch.randn_like(fixed) * 5)
-    clean = VoxelOptLayer()(fixed, moving)
-    error = {
-        name: (VoxelOptLayer()(spoilt, moving, fixed_mask=m) - clean)[..., 12:].norm(dim=1).mean()
-        for name, m in (("masked", mask), ("not", None))
-    }
-    assert error["masked"] < 0.5 * error["not"]
+def test_a_masked_part_does_not_move_the_rest():
+    moving, shift = texture((48, 48)), torch.zeros(1, 2, 48, 48)
+    shift[:, 0] = 3
+    fixed = warp(moving, shift, boundary="border")
+    fixed[..., :20] = warp(moving, -shift, boundary="border")[..., :20]  # pulls the other way
+    mask = torch.ones(1, 1, 48, 48)
+    mask[..., :20] = 0
+    error = {}
+    for name, fixed_mask in (("masked", mask), ("not", None)):
+        u = VoxelOptLayer()(fixed, moving, fixed_mask=fixed_mask)
+        error[name] = (u - shift)[..., 6:-6, 22:].norm(dim=1).mean()
+    assert error["masked"] < 0.6 * error["not"]
 
 
 def test_initial_displacement_is_kept_and_inverted(smooth_velocity):
@@ -163,6 +167,7 @@ def test_initial_displacement_is_kept_and_inverted(smooth_velocity):
     solution = VoxelOptLayer(levels=2).solve(fixed, moving, initial_displacement=initial)
     inside = (..., slice(8, -8), slice(8, -8))
     assert (solution.displacement - initial)[inside].abs().mean() < 0.1
+    assert solution.inverse is not None
     assert compose(solution.displacement, solution.inverse)[inside].abs().mean() < 0.1
 
 
@@ -208,8 +213,7 @@ def test_gradcheck_of_a_whole_small_layer(gradient):
 def test_training_the_solver_parameters_lowers_the_error(smooth_velocity):
     fixed, moving, truth = pair((20, 20), smooth_velocity)
     layer = VoxelOptLayer(assignment="soft", learnable=True, temperature=0.3, alpha=0.5, levels=3)
-    start = {name: torch.as_tensor(layer.solver.value(name)).detach() for name in ("alpha", "theta")}
-    torch.testing.assert_close(start["alpha"], torch.tensor(0.5))
+    torch.testing.assert_close(layer.solver.value("alpha").item(), 0.5)
     optimiser = torch.optim.Adam(layer.parameters(), 0.1)
     losses = []
     for _ in range(15):
@@ -219,17 +223,17 @@ def test_training_the_solver_parameters_lowers_the_error(smooth_velocity):
         optimiser.step()
         losses.append(loss.item())
     assert losses[-1] < 0.9 * losses[0]
-    assert all((torch.as_tensor(layer.solver.value(n)) > 0).all() for n in ("alpha", "theta", "beta"))
+    assert all((layer.solver.value(name) > 0).all() for name in ("alpha", "theta", "beta"))
 
 
 def test_inference_holds_nothing_larger_than_the_cost_volume():
-    for channels in (1, 8, 60):
-        fixed, moving = texture((32, 32, 32), channels), texture((32, 32, 32), channels)
-        cost_bytes = 27 * 32**3 * 4
+    voxel_bytes = 4 * 56**3
+    for channels in (1, 8, 40):
+        fixed, moving = texture((56, 56, 56), channels), texture((56, 56, 56), channels)
         with torch.no_grad(), TrackMemory() as memory:
             VoxelOptLayer(levels=1)(fixed, moving)
-        assert memory.largest <= max(cost_bytes, channels * 32**3 * 4)
-        assert memory.peak < 2 * cost_bytes + 2 * channels * 32**3 * 4
+        assert memory.largest <= max(27, channels) * voxel_bytes  # the warped map has all channels
+        assert memory.peak < (2.5 * 27 + 4 * channels) * voxel_bytes
 
 
 def test_hard_runs_are_deterministic():
@@ -242,7 +246,7 @@ def test_hard_runs_are_deterministic():
     [
         {"search_radius": 2}, {"adaptive": False}, {"cost_filtering": False}, {"levels": 1},
         {"dissimilarity": "l2"}, {"dissimilarity": "cosine"}, {"dissimilarity": "ncc"},
-        {"dissimilarity": lambda f, m: (f - m).abs().sum(1)}, {"theta": (10.0, 1.0)},
+        {"dissimilarity": lambda f, m: (f - m).abs().sum(1)}, {"theta": (100.0, 10.0, 1.0)},
         {"filter_radius": 1, "filter_passes": 3}, {"integration_steps": 0}, {"boundary": "zeros"},
         {"warps_per_level": 3}, {"beta": 0.01}, {"alpha": 4.0}, {"sigma_range": (0.1, 0.5)},
     ],

@@ -41,7 +41,9 @@ def assign(
     spatial, d = cost.shape[2:], cost.dim() - 2
     radius = (round(cost.shape[1] ** (1 / d)) - 1) // 2
     if (2 * radius + 1) ** d != cost.shape[1]:
-        raise ValueError(f"a cost volume over {d} axes has (2k + 1)^{d} offsets, not {cost.shape[1]}")
+        raise ValueError(
+            f"a cost volume over {d} axes has (2k + 1)^{d} offsets, not {cost.shape[1]}"
+        )
     offsets = torch.tensor(search_offsets(radius, d), device=cost.device, dtype=cost.dtype)
     flat, u = cost.flatten(2), None if smooth is None else smooth.flatten(2)
     linear = (-2 * coupling * offsets).expand(cost.shape[0], -1, -1)

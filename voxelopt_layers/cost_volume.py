@@ -84,7 +84,8 @@ def _channelwise_cost(
         scale, normalise = 0.5, (_unit_map(fixed, dissimilarity), _unit_map(moving, dissimilarity))
     else:
         raise ValueError(
-            f"dissimilarity must be 'l1', 'l2', 'cosine', 'ncc' or a function, got {dissimilarity!r}"
+            "dissimilarity must be 'l1', 'l2', 'cosine', 'ncc' or a function, "
+            f"got {dissimilarity!r}"
         )
     # Few channels at a time, so that no copy of the features outgrows the cost volume.
     group = max(1, (2 * radius + 1) ** (fixed.dim() - 2) // 2)
@@ -95,10 +96,7 @@ def _channelwise_cost(
         part = _ChannelwiseCost.apply(
             f, _pad(m, radius, boundary), radius, dissimilarity != "l1", scale
         )
-        if cost is None:
-            cost = part
-        else:
-            cost = cost + part if part.requires_grad else cost.add_(part)
+        cost = part if cost is None else cost + part
     assert cost is not None
     return cost
 
@@ -122,7 +120,7 @@ class _ChannelwiseCost(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, fixed: Tensor, padded: Tensor, radius: int, squared: bool, scale: float
     ) -> Tensor:
         ctx.save_for_backward(fixed, padded)
@@ -147,7 +145,9 @@ class _ChannelwiseCost(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *grads: Any
+    ) -> tuple[Tensor, Tensor, None, None, None]:
         fixed, padded = ctx.saved_tensors
         radius, squared, scale = ctx.options
         grad_fixed, grad_padded = torch.zeros_like(fixed), torch.zeros_like(padded)

@@ -23,7 +23,8 @@ def check_displacement(displacement: Tensor, name: str = "displacement") -> int:
     d = displacement.dim() - 2
     if d not in (2, 3) or displacement.shape[1] != d:
         raise ValueError(
-            f"{name} must have shape (B, 2, H, W) or (B, 3, D, H, W), got {tuple(displacement.shape)}"
+            f"{name} must have shape (B, 2, H, W) or (B, 3, D, H, W), "
+            f"got {tuple(displacement.shape)}"
         )
     return d
 
@@ -65,7 +66,10 @@ def sample(
         dtype = torch.promote_types(dtype, image.dtype)
     # grid_sample wants the last axis first, scaled so that -1 and 1 are the outer voxel edges.
     grid = torch.stack(
-        [(2 * coordinates[:, n].to(dtype) + 1) / image.shape[2 + n] - 1 for n in reversed(range(d))],
+        [
+            (2 * coordinates[:, n].to(dtype) + 1) / image.shape[2 + n] - 1
+            for n in reversed(range(d))
+        ],
         dim=-1,
     ).expand(image.shape[0], *coordinates.shape[2:], d)
     with torch.autocast(image.device.type, enabled=False):

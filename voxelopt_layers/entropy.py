@@ -9,7 +9,9 @@ from torch import Tensor
 _MIN_SIGMA = 0.05
 
 
-def cost_entropy(cost: Tensor, beta: Tensor | float = 0.1, probability_floor: float = 0.0) -> Tensor:
+def cost_entropy(
+    cost: Tensor, beta: Tensor | float = 0.1, probability_floor: float = 0.0
+) -> Tensor:
     """``E(x) = -sum_o P log P`` with ``P = softmax_o(-C / beta)`` (equation 4).
 
     Low entropy is a strong signal (one offset stands out); ``log K`` is none at all.

@@ -237,11 +237,11 @@ class VoxelOptLayer(nn.Module):
             for number, shape in enumerate(shapes):
                 u, u_inverse = self._upsample(u, shape), self._upsample(u_inverse, shape)
                 start = self._upsample(initial, shape, exact=True)
-                features = [pyramid[number] for pyramid in pyramids]
+                f, m, f_mask, m_mask = (pyramid[number] for pyramid in pyramids)
                 velocities = []
                 entropy = None
                 for _ in range(self.warps_per_level):
-                    velocity, entropy = self._velocity(*features, _compose(start, u))
+                    velocity, entropy = self._velocity(f, m, f_mask, m_mask, _compose(start, u))
                     velocities.append(velocity)
                     u = _compose(u, exponentiate(velocity, self.integration_steps))
                     if inverse:
@@ -330,7 +330,8 @@ def _check_inputs(
     for name, mask in (("fixed_mask", fixed_mask), ("moving_mask", moving_mask)):
         if mask is not None and mask.shape != (batch, 1, *spatial):
             raise ValueError(
-                f"{name} must be {(batch, 1, *spatial)} as the features are, got {tuple(mask.shape)}"
+                f"{name} must be {(batch, 1, *spatial)}, as the features are, "
+                f"got {tuple(mask.shape)}"
             )
     if initial_displacement is not None:
         check_displacement(initial_displacement, "initial_displacement")

@@ -112,7 +112,7 @@ class CoordinateDescent(nn.Module):
         return learnable
 
     def value(self, name: str) -> Any:
-        """Value of theta, beta, alpha or temperature: a tensor with gradient where it is learned."""
+        """Value of theta, beta, alpha or temperature: a tensor with gradient if learned."""
         if name in self.log_parameters:
             return self.log_parameters[name].exp()
         return self.constants[name]

@@ -1,0 +1,6 @@
+"""From file to file: reading, registering, evaluating, writing."""
+
+from voxelopt_train.errors import InputError
+from voxelopt_train.registration import Registration, register
+
+__all__ = ["InputError", "Registration", "register"]

@@ -1,0 +1,164 @@
+"""The command line: ``voxelopt register | apply | demo``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
+
+import voxelopt_layers
+from voxelopt_layers.layer import PRESETS
+from voxelopt_train.commands import run_apply, run_demo, run_register
+from voxelopt_train.errors import InputError
+from voxelopt_train.registration import ENCODERS
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code, 2 for anything that is wrong with the input."""
+    parser, commands = build_parser()
+    try:
+        options = parser.parse_args(list(sys.argv[1:] if argv is None else argv))
+        commands[options.command](options[options.command])
+    except (InputError, ArgumentError) as error:
+        message = " ".join(str(error).split())
+    except torch.OutOfMemoryError:
+        message = "not enough memory for this grid; a coarser one takes less (--spacing MM)"
+    except RuntimeError as error:  # what the CPU allocator raises has no class of its own
+        if "allocate memory" not in str(error):
+            raise
+        message = "not enough memory for this grid; a coarser one takes less (--spacing MM)"
+    except KeyboardInterrupt:
+        message = "interrupted, nothing was written"
+    else:
+        return 0
+    print(f"voxelopt: error: {message}", file=sys.stderr)
+    return 2
+
+
+def build_parser() -> tuple[ArgumentParser, dict[str, Callable[[Namespace], None]]]:
+    """The parser, and the function that each of its commands runs."""
+    parser = ArgumentParser(
+        prog="voxelopt", description="Deformable image registration.", exit_on_error=False,
+        version=voxelopt_layers.__version__,
+    )  # fmt: skip
+    commands = parser.add_subcommands(dest="command", required=True)
+    for name, make in (
+        ("register", _register_parser),
+        ("apply", _apply_parser),
+        ("demo", _demo_parser),
+    ):
+        subparser, summary = make()
+        commands.add_subcommand(name, subparser, help=summary)
+    return parser, {"register": run_register, "apply": run_apply, "demo": run_demo}
+
+
+def _register_parser() -> tuple[ArgumentParser, str]:
+    summary = "Register two NIfTI files, with no training."
+    parser = ArgumentParser(description=summary, exit_on_error=False)
+    add = parser.add_argument
+    add("fixed", type=str, help="the image that stays (.nii, .nii.gz)")
+    add("moving", type=str, help="the image that is warped onto it; any grid")
+    add(
+        "-o",
+        "--output",
+        type=str,
+        required=True,
+        metavar="PREFIX",
+        help="folder (out/) or start of the file names (out/pair1_)",
+    )
+    add(
+        "--initial",
+        type=str,
+        default="none",
+        metavar="HOW",
+        help="initial alignment: none, center-of-mass, affine, or an ITK .mat/.tfm/.txt file",
+    )
+    add(
+        "--spacing",
+        type=float,
+        metavar="MM",
+        help="work on an isotropic grid of this voxel size, not on the fixed image's own",
+    )
+    add(
+        "--window",
+        type=float,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="cut intensities off here first (CT: -800 500)",
+    )
+    add("--fixed-labels", type=str, metavar="FILE", help="label map on the fixed grid")
+    add("--moving-labels", type=str, metavar="FILE", help="label map on the moving grid")
+    add(
+        "--protocol",
+        choices=["voxelopt", "learn2reg"],
+        default="voxelopt",
+        help="how labels and regularity are evaluated",
+    )
+    add("--inverse", action="store_true", help="write 1InverseWarp.nii.gz too")
+    add("--entropy", action="store_true", help="write Entropy.nii.gz too")
+    add("--jacobian", action="store_true", help="write Jacobian.nii.gz too")
+    _add_method(parser)
+    return parser, summary  # fmt: skip
+
+
+def _apply_parser() -> tuple[ArgumentParser, str]:
+    summary = "Warp an image or a label map onto a reference grid through a list of transforms."
+    parser = ArgumentParser(description=summary, exit_on_error=False)
+    add = parser.add_argument
+    add("image", type=str, help="the image or label map to warp")
+    add(
+        "-r",
+        "--reference",
+        type=str,
+        required=True,
+        metavar="FILE",
+        help="image with the grid of the result",
+    )
+    add(
+        "-t",
+        "--transform",
+        type=str,
+        action="append",
+        metavar="FILE",
+        help="1Warp.nii.gz, 0GenericAffine.mat, ... in the order of antsApplyTransforms: points of "
+        "the reference go through the first one first; [FILE,1] inverts a linear one; repeat",
+    )
+    add(
+        "-o", "--output", type=str, required=True, metavar="FILE", help="the result (.nii, .nii.gz)"
+    )
+    add("--labels", action="store_true", help="nearest neighbour, whole numbers")
+    return parser, summary  # fmt: skip
+
+
+def _demo_parser() -> tuple[ArgumentParser, str]:
+    summary = "Register two synthetic abdominal CT of different patients; needs no file."
+    parser = ArgumentParser(description=summary, exit_on_error=False)
+    parser.add_argument("-o", "--output", type=str, default="voxelopt_demo/", metavar="PREFIX")
+    parser.add_argument("--seed", type=int, default=0, help="which two patients")
+    _add_method(parser)
+    return parser, summary
+
+
+def _add_method(parser: ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--features", choices=list(ENCODERS), default="mind", help="what is matched")
+    add(
+        "--preset",
+        choices=sorted(PRESETS),
+        help="settings of the layer; default: those that measured best",
+    )
+    add(
+        "--layer",
+        type=dict[str, Any],
+        default={},
+        metavar="KEY VALUE",
+        help="single settings: --layer.KEY VALUE for any keyword of VoxelOptLayer",
+    )
+    add("--device", type=str, default=_default_device(), help="cpu, cuda, cuda:1, ...")
+
+
+def _default_device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"

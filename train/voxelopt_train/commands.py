@@ -1,0 +1,149 @@
+"""What each command of the command line does, once its options are read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from jsonargparse import Namespace
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from voxelopt_layers import VoxelOptLayer
+from voxelopt_layers.layer import PRESETS
+from voxelopt_train.errors import InputError
+from voxelopt_train.images import ImageLike, read_image, write_nifti
+from voxelopt_train.label_metrics import Protocol
+from voxelopt_train.outputs import check_writable, save, split_prefix
+from voxelopt_train.phantom import phantom_pair
+from voxelopt_train.registration import register
+from voxelopt_train.report import make_report, summary_table
+from voxelopt_train.resampling import resample
+from voxelopt_train.transforms import read_transform
+
+_CT_WINDOW = (-800.0, 500.0)
+
+
+def run_register(options: Namespace) -> None:
+    """``voxelopt register``: two files in, warped image, transforms and report out."""
+    window = None if options.window is None else (options.window[0], options.window[1])
+    _register_and_save(
+        options,
+        options.fixed,
+        options.moving,
+        labels=(options.fixed_labels, options.moving_labels),
+        spacing_mm=options.spacing,
+        initial=options.initial,
+        window=window,
+        protocol=options.protocol,
+        extra={name: getattr(options, name) for name in ("inverse", "entropy", "jacobian")},
+    )
+
+
+def run_demo(options: Namespace) -> None:
+    """``voxelopt demo``: the same on a pair of phantoms, whose files are kept to play with."""
+    folder, start = split_prefix(options.output)
+    check_writable(folder)
+    pair = phantom_pair(options.seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = {}
+    for name in ("fixed", "moving", "fixed_labels", "moving_labels"):
+        image = getattr(pair, name)
+        paths[name] = folder / f"{start}{name}.nii.gz"
+        write_nifti(paths[name], image.data, image.grid.affine)
+    _register_and_save(
+        options,
+        paths["fixed"],
+        paths["moving"],
+        labels=(paths["fixed_labels"], paths["moving_labels"]),
+        window=_CT_WINDOW,
+        extra={"inverse": True, "entropy": True, "jacobian": True},
+    )
+
+
+def run_apply(options: Namespace) -> None:
+    """``voxelopt apply``: one image through a list of transforms onto a reference grid."""
+    output = Path(options.output)
+    check_writable(output.parent)
+    image = read_image(options.image, "image", labels=options.labels)
+    reference = read_image(options.reference, "reference")
+    transforms = [read_transform(spec) for spec in options.transform or []]
+    mode = "nearest" if options.labels else "linear"
+    fill = 0.0 if options.labels else float(image.data.min())
+    warped = resample(image, reference.grid, transforms, mode, fill)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_nifti(output, warped.data, warped.grid.affine)
+    print("wrote", output)
+
+
+def _register_and_save(
+    options: Namespace,
+    fixed: ImageLike,
+    moving: ImageLike,
+    labels: tuple[ImageLike | None, ImageLike | None],
+    extra: dict[str, bool],
+    spacing_mm: float | None = None,
+    initial: str = "none",
+    window: tuple[float, float] | None = None,
+    protocol: Protocol = "voxelopt",
+) -> None:
+    layer, device = _layer(options), _device(options.device)
+    check_writable(split_prefix(options.output)[0])
+    with _progress(stages=7 + layer.levels) as stage:
+        result = register(
+            fixed,
+            moving,
+            encoder=options.features,
+            layer=layer,
+            spacing_mm=spacing_mm,
+            initial=initial,
+            window=window,
+            fixed_labels=labels[0],
+            moving_labels=labels[1],
+            device=device,
+            progress=stage,
+        )
+        stage("evaluating")
+        report = make_report(result, protocol)
+        stage("writing")
+        written = save(result, options.output, report, window=window, **extra)
+    Console().print(summary_table(report))
+    print("wrote", *written, sep="\n  ")
+
+
+def _layer(options: Namespace) -> VoxelOptLayer:
+    settings = {**PRESETS.get(options.preset, {}), **options.layer}
+    try:
+        return VoxelOptLayer(**settings)
+    except (TypeError, ValueError) as error:
+        reason = str(error).removeprefix("VoxelOptLayer.__init__() ")
+        raise InputError(f"--layer: {reason}") from error
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"--device {name}: no such device here, cpu always works") from error
+    return device
+
+
+@contextmanager
+def _progress(stages: int) -> Iterator[Callable[[str], None]]:
+    """A bar on standard error; yields what is to be called as each stage begins."""
+    columns = (
+        SpinnerColumn(),
+        BarColumn(30),
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("starting", total=stages)
+
+        def stage(name: str) -> None:
+            bar.update(task, description=name, advance=1)
+
+        yield stage

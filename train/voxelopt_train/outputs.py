@@ -1,0 +1,128 @@
+"""What `voxelopt register` leaves behind: files with ANTs' names, all of them or none."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from voxelopt_layers import jacobian_determinant
+from voxelopt_train.errors import InputError
+from voxelopt_train.images import Image, write_nifti
+from voxelopt_train.picture import registration_picture
+from voxelopt_train.registration import Registration
+from voxelopt_train.report import Report
+from voxelopt_train.transforms import write_affine, write_displacement_field
+
+
+def split_prefix(prefix: str) -> tuple[Path, str]:
+    """Folder and start of the file names: ``out/a_`` is ``out`` and ``a_``, ``out/`` has no start.
+
+    An existing folder is taken as the folder, with or without the slash.
+    """
+    if prefix.endswith("/") or Path(prefix).is_dir():
+        return Path(prefix), ""
+    return Path(prefix).parent, Path(prefix).name
+
+
+def check_writable(folder: Path) -> None:
+    """Raise InputError unless files can be written to ``folder``, made if need be; makes nothing.
+
+    For the start of a long command, before time is spent on what could not be kept.
+    """
+    existing = folder
+    while not existing.exists():
+        existing = existing.parent
+    if not existing.is_dir():
+        raise InputError(f"the output folder {folder} cannot be made: {existing} is a file")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise InputError(f"the output folder {folder} cannot be written: no permission")
+
+
+@contextmanager
+def all_or_none(folder: Path) -> Iterator[Path]:
+    """A temporary folder inside ``folder``; its files move up together once all are complete."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=folder, prefix=".voxelopt-") as temporary:
+            yield Path(temporary)
+            for path in sorted(Path(temporary).iterdir()):
+                path.replace(folder / path.name)
+    except OSError as error:
+        raise InputError(
+            f"the results cannot be written to {folder}: {error.strerror or error}"
+        ) from error
+
+
+def save(
+    result: Registration,
+    prefix: str,
+    report: Report,
+    *,
+    inverse: bool = False,
+    entropy: bool = False,
+    jacobian: bool = False,
+    window: tuple[float, float] | None = None,
+) -> list[Path]:
+    """Write a registration.
+
+    Always ``Warped.nii.gz``, ``1Warp.nii.gz`` (ITK displacement field), ``Report.png`` and
+    ``Report.json``; with an initial alignment ``0GenericAffine.mat``; with labels
+    ``WarpedLabels.nii.gz``. ANTs and ITK apply ``-t 1Warp.nii.gz -t 0GenericAffine.mat``.
+
+    Args:
+        result: from `register`.
+        prefix: folder and start of the names, see `split_prefix`.
+        report: from `make_report`.
+        inverse: write ``1InverseWarp.nii.gz`` too: apply ``-t [0GenericAffine.mat,1]
+            -t 1InverseWarp.nii.gz`` to bring the fixed image to the moving one.
+        entropy: write ``Entropy.nii.gz``, in nats.
+        jacobian: write ``Jacobian.nii.gz``, the determinant of the deformable part.
+        window: intensities shown as black and white in the picture.
+
+    Returns:
+        The files, sorted.
+
+    Raises:
+        InputError: they cannot be written; nothing is left behind.
+    """
+    folder, start = split_prefix(prefix)
+    grid = result.fixed.grid
+    with all_or_none(folder) as temporary:
+
+        def path(name: str) -> Path:
+            return temporary / f"{start}{name}"
+
+        def write_image(name: str, image: Image) -> None:
+            write_nifti(path(name), image.data, grid.affine)
+
+        write_image("Warped.nii.gz", result.warped)
+        write_displacement_field(path("1Warp.nii.gz"), result.field)
+        if result.initial is not None:
+            write_affine(path("0GenericAffine.mat"), result.initial)
+        if result.labels is not None:
+            write_image("WarpedLabels.nii.gz", result.labels.warped)
+        if inverse:
+            write_displacement_field(path("1InverseWarp.nii.gz"), result.inverse_field)
+        if entropy:
+            write_image("Entropy.nii.gz", result.entropy)
+        if jacobian:
+            determinant = jacobian_determinant(result.displacement)[0]
+            write_nifti(path("Jacobian.nii.gz"), determinant, grid.affine)
+        labels = result.labels
+        registration_picture(
+            path("Report.png"),
+            result.fixed,
+            result.aligned,
+            result.warped,
+            result.displacement,
+            result.entropy.data[None, None],
+            None if labels is None else (labels.fixed, labels.aligned, labels.warped),
+            window,
+        )
+        path("Report.json").write_text(json.dumps(report.as_dict(), indent=2) + "\n")
+        names = sorted(p.name for p in temporary.iterdir())
+    return [folder / name for name in names]

@@ -1,0 +1,258 @@
+"""Register two images from file to file: world space in, world space out, one interpolation.
+
+Fixed and moving may differ in shape, spacing, orientation and position. Both are brought to one
+grid, the fixed image's own or an isotropic one; the field found there is carried to the fixed
+image's grid, and the moving image's own voxels are resampled once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from voxelopt_layers import VoxelOptLayer
+from voxelopt_models import MINDSSC, RawIntensity, RegistrationNet
+from voxelopt_train.alignment import initial_alignment
+from voxelopt_train.errors import InputError
+from voxelopt_train.grids import Grid, bounding_box_overlap, isotropic_grid
+from voxelopt_train.images import Image, ImageLike, read_image
+from voxelopt_train.resampling import resample
+from voxelopt_train.transforms import AffineTransform, DisplacementField, Transform, voxels_to_mm
+
+ENCODERS = ("mind", "raw")
+
+
+@dataclass(frozen=True, eq=False)
+class LabelMaps:
+    """Labels on the fixed grid; ``moving`` as they lie in the world, ``aligned`` initially."""
+
+    fixed: Image
+    moving: Image
+    aligned: Image
+    warped: Image
+
+
+@dataclass(frozen=True, eq=False)
+class Registration:
+    """Result of `register`; every volume lies on the fixed image's grid.
+
+    A point of the fixed world goes through ``field``, then ``initial``, to the moving world; a
+    point of the moving world through the inverse of ``initial``, then ``inverse_field``.
+    """
+
+    fixed: Image
+    aligned: Image  # the moving image after the initial alignment alone
+    warped: Image
+    field: DisplacementField
+    inverse_field: DisplacementField
+    initial: AffineTransform | None
+    entropy: Image  # of the finest level, in nats
+    labels: LabelMaps | None
+    working_grid: Grid
+    seconds: float  # of features and layer, without reading and resampling
+
+    @property
+    def transforms(self) -> list[Transform]:
+        """From the fixed to the moving world, in the order in which a point goes through them."""
+        return [self.field] if self.initial is None else [self.field, self.initial]
+
+    @property
+    def displacement(self) -> Tensor:
+        """Displacement ``(1, 3, *shape)`` in voxels of the fixed grid, without ``initial``."""
+        return mm_to_voxels(self.field)
+
+
+def register(
+    fixed: ImageLike,
+    moving: ImageLike,
+    *,
+    encoder: nn.Module | str = "mind",
+    layer: VoxelOptLayer | None = None,
+    spacing_mm: float | None = None,
+    initial: str = "none",
+    window: tuple[float, float] | None = None,
+    fixed_labels: ImageLike | None = None,
+    moving_labels: ImageLike | None = None,
+    device: str | torch.device = "cpu",
+    progress: Callable[[str], None] | None = None,
+) -> Registration:
+    """Register ``moving`` to ``fixed`` with no training.
+
+    Args:
+        fixed: a NIfTI file, a nibabel image, or ``(array, affine)`` with the affine in RAS mm.
+        moving: the same; may lie on another grid.
+        encoder: ``"mind"``, ``"raw"`` or any module from ``(B, 1, *spatial)`` to features.
+        layer: the layer; with the defaults that measured best if None.
+        spacing_mm: work on an isotropic grid of this voxel size; None: on the fixed grid.
+        initial: ``"none"``, ``"center-of-mass"``, ``"affine"`` (needs SimpleITK) or the file of
+            an ITK linear transform; maps the fixed world to the moving world.
+        window: intensities outside these two values are cut off first, for CT in HU.
+        fixed_labels: labels on the grid of ``fixed``.
+        moving_labels: labels on the grid of ``moving``; resampled along, never used to register.
+        device: where the layer runs.
+        progress: called with the name of each stage as it begins.
+
+    Returns:
+        A `Registration`.
+
+    Raises:
+        InputError: an input cannot be used; the message says which, and why.
+    """
+    report = progress or (lambda stage: None)
+    report("reading the images")
+    fixed_image, moving_image = read_image(fixed, "fixed image"), read_image(moving, "moving image")
+    label_images = _read_labels(fixed_labels, moving_labels, fixed_image, moving_image)
+    grid = _working_grid(fixed_image.grid, spacing_mm)
+    net = RegistrationNet(_encoder(encoder, window), layer).to(device).eval()
+    report("initial alignment")
+    alignment = initial_alignment(fixed_image, moving_image, initial)
+    before = [] if alignment is None else [alignment]
+    _check_overlap(fixed_image, moving_image, alignment)
+    background = float(moving_image.data.min())
+
+    start = time.perf_counter()
+    u, inverse, entropy = _solve(fixed_image, moving_image, before, grid, net, device, report)
+    seconds = time.perf_counter() - start
+
+    report("resampling")
+    field = _on_grid(DisplacementField(voxels_to_mm(u, grid), grid), fixed_image.grid)
+    inverse_field = _on_grid(DisplacementField(voxels_to_mm(inverse, grid), grid), fixed_image.grid)
+    transforms: list[Transform] = [field, *before]
+    return Registration(
+        fixed=fixed_image,
+        aligned=resample(moving_image, fixed_image.grid, before, fill=background),
+        warped=resample(moving_image, fixed_image.grid, transforms, fill=background),
+        field=field,
+        inverse_field=inverse_field,
+        initial=alignment,
+        entropy=resample(Image(entropy[0, 0], grid, "entropy"), fixed_image.grid),
+        labels=None if label_images is None else _warp_labels(*label_images, before, transforms),
+        working_grid=grid,
+        seconds=seconds,
+    )
+
+
+def mm_to_voxels(field: DisplacementField) -> Tensor:
+    """Displacement ``(1, 3, *shape)`` in voxels of the field's grid."""
+    return voxels_to_mm(
+        field.displacement_mm, Grid(field.grid.shape, np.linalg.inv(field.grid.affine))
+    )
+
+
+def _solve(
+    fixed: Image,
+    moving: Image,
+    before: list[AffineTransform],
+    grid: Grid,
+    net: RegistrationNet,
+    device: str | torch.device,
+    report: Callable[[str], None],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Displacement, inverse (voxels of ``grid``) and entropy, all on ``grid``, on the CPU."""
+
+    def volume(image: Image) -> Tensor:
+        return image.data[None, None].to(device)
+
+    report("features")
+    on_grid = [
+        resample(image, grid, transforms, fill=float(image.data.min()), antialias=True)
+        for image, transforms in ((fixed, []), (moving, before))
+    ]
+    levels = net.layer.levels
+    names = [f"level {n + 1} of {levels}" for n in range(levels)] + ["composing"]
+    with torch.no_grad():
+        features = net.features(*map(volume, on_grid))
+        masks = {}
+        for name, image, transforms in (("fixed", fixed, []), ("moving", moving, before)):
+            mask = _field_of_view(image, grid, transforms)
+            if not mask.data.all():
+                masks[f"{name}_mask"] = volume(mask)
+        report(names[0])
+        solution = net.layer.solve(*features, **masks, progress=lambda done: report(names[done]))
+    assert solution.inverse is not None
+    return solution.displacement.cpu(), solution.inverse.cpu(), solution.entropy[-1].cpu()
+
+
+def _field_of_view(image: Image, grid: Grid, transforms: list[AffineTransform]) -> Image:
+    """1 where ``grid`` lies inside ``image``, else 0: there the image says nothing."""
+    ones = Image(torch.ones_like(image.data), image.grid, image.name)
+    return resample(ones, grid, transforms, mode="nearest")
+
+
+def _on_grid(field: DisplacementField, grid: Grid) -> DisplacementField:
+    """The field at the voxels of another grid that it covers."""
+    if field.grid is grid:
+        return field
+    components = [
+        resample(Image(component, field.grid, "field"), grid).data
+        for component in field.displacement_mm[0]
+    ]
+    return DisplacementField(torch.stack(components)[None], grid)
+
+
+def _working_grid(fixed: Grid, spacing_mm: float | None) -> Grid:
+    if spacing_mm is None:
+        return fixed
+    if not spacing_mm > 0:
+        raise InputError(f"the working spacing must be above 0 mm, got {spacing_mm:g}")
+    return isotropic_grid(fixed, spacing_mm)
+
+
+def _encoder(encoder: nn.Module | str, window: tuple[float, float] | None) -> nn.Module:
+    if isinstance(encoder, nn.Module):
+        return encoder
+    if window is not None and not window[0] < window[1]:
+        raise InputError(f"the window must go from low to high, got {window[0]:g} {window[1]:g}")
+    if encoder == "mind":
+        return MINDSSC(window=window)
+    if encoder == "raw":
+        return RawIntensity(window=window)
+    raise InputError(f"features must be one of {', '.join(ENCODERS)}, got {encoder}")
+
+
+def _check_overlap(fixed: Image, moving: Image, alignment: AffineTransform | None) -> None:
+    to_fixed = np.eye(4) if alignment is None else np.linalg.inv(alignment.matrix)
+    moved = Grid(moving.grid.shape, to_fixed @ moving.grid.affine)
+    if not bounding_box_overlap(fixed.grid, moved):
+        hint = " (try an initial alignment, as center-of-mass)" if alignment is None else ""
+        raise InputError(f"{fixed.name} and {moving.name} do not overlap in world space{hint}")
+
+
+def _read_labels(
+    fixed_labels: ImageLike | None, moving_labels: ImageLike | None, fixed: Image, moving: Image
+) -> tuple[Image, Image] | None:
+    if fixed_labels is None and moving_labels is None:
+        return None
+    if fixed_labels is None or moving_labels is None:
+        raise InputError("labels are compared, so both the fixed and the moving ones are needed")
+    pair = []
+    for source, name, image in (
+        (fixed_labels, "fixed labels", fixed),
+        (moving_labels, "moving labels", moving),
+    ):
+        labels = read_image(source, name, labels=True)
+        if not labels.grid.matches(image.grid):
+            raise InputError(
+                f"{labels.name} does not lie on the grid of {image.name}: expected shape "
+                f"{image.grid.shape} and the same affine, got shape {labels.grid.shape}"
+            )
+        pair.append(labels)
+    if not any(labels.data.any() for labels in pair):
+        raise InputError("the labels are 0 everywhere, there is nothing to compare")
+    return pair[0], pair[1]
+
+
+def _warp_labels(
+    fixed: Image, moving: Image, before: list[AffineTransform], transforms: list[Transform]
+) -> LabelMaps:
+    return LabelMaps(
+        fixed=fixed,
+        moving=resample(moving, fixed.grid, mode="nearest"),
+        aligned=resample(moving, fixed.grid, before, mode="nearest"),
+        warped=resample(moving, fixed.grid, transforms, mode="nearest"),
+    )

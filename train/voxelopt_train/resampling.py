@@ -1,0 +1,98 @@
+"""Resample an image onto a grid through transforms, with a single interpolation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from scipy.ndimage import gaussian_filter
+from torch import Tensor
+
+from voxelopt_layers.displacement import sample
+from voxelopt_train.grids import Grid
+from voxelopt_train.images import Image
+from voxelopt_train.transforms import AffineTransform, Transform, inside
+
+_SLAB_VOXELS = 2**21  # some 150 MB of temporaries
+
+
+def resample(
+    image: Image,
+    grid: Grid,
+    transforms: Sequence[Transform] = (),
+    mode: Literal["linear", "nearest"] = "linear",
+    fill: float = 0.0,
+    antialias: bool = False,
+) -> Image:
+    """Values of ``image`` at the voxels of ``grid``.
+
+    The world point of each voxel goes through ``transforms[0]``, then ``transforms[1]``, ..., and
+    into the voxels of ``image``: the order of ``antsApplyTransforms -t 1Warp -t 0GenericAffine``.
+
+    Args:
+        image: what is resampled.
+        grid: where its values are wanted.
+        transforms: maps from the world of ``grid`` to the world of ``image``, the first first.
+        mode: ``"linear"`` for images, ``"nearest"`` for labels.
+        fill: value outside the outer voxel edges of ``image``.
+        antialias: smooth ``image`` first where the voxels of ``grid`` are larger (``"linear"``).
+
+    Returns:
+        Image on ``grid``: float32 for ``"linear"``, else in the dtype of ``image``.
+    """
+    to_voxels = AffineTransform(np.linalg.inv(image.grid.affine))
+    stages = _fold((AffineTransform(grid.affine), *transforms, to_voxels))
+    data = image.data
+    if mode == "linear":
+        data = data.to(torch.float32)
+        if antialias:
+            data = _smooth(data, _voxel_step(stages))
+    elif not data.is_floating_point() and data.abs().max() >= 2**24:
+        data = data.double()  # float32 would round such labels
+    rows = max(1, _SLAB_VOXELS // (grid.shape[1] * grid.shape[2]))
+    out = torch.empty(grid.shape, dtype=data.dtype, device=data.device)
+    for start in range(0, grid.shape[0], rows):
+        points = _voxel_indices(grid, start, min(start + rows, grid.shape[0])).to(data.device)
+        for stage in stages:
+            points = stage(points)
+        values = sample(data[None, None], points.to(torch.float32), mode, "border")
+        slab = torch.where(inside(points, image.grid.shape), values, fill)
+        out[start : start + rows] = slab[0, 0]
+    return Image(out if mode == "linear" else out.to(image.data.dtype), grid, image.name)
+
+
+def _fold(transforms: Iterable[Transform]) -> list[Transform]:
+    """Multiply neighbouring affines, so that a voxel goes through as few maps as possible."""
+    folded: list[Transform] = []
+    for transform in transforms:
+        last = folded[-1] if folded else None
+        if isinstance(transform, AffineTransform) and isinstance(last, AffineTransform):
+            folded[-1] = AffineTransform(transform.matrix @ last.matrix)
+        else:
+            folded.append(transform)
+    return folded
+
+
+def _voxel_indices(grid: Grid, start: int, stop: int) -> Tensor:
+    """Indices ``(1, 3, stop - start, ny, nz)`` of a slab; float64, for the matrices to come."""
+    ranges = zip((start, 0, 0), (stop, *grid.shape[1:]), strict=True)
+    axes = [torch.arange(a, b, dtype=torch.float64) for a, b in ranges]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"))[None]
+
+
+def _voxel_step(stages: Iterable[Transform]) -> np.ndarray:
+    """How far one voxel of the target reaches along each axis of the image, in its voxels."""
+    linear = np.eye(3)
+    for stage in stages:
+        if isinstance(stage, AffineTransform):  # displacements hardly change the voxel size
+            linear = stage.matrix[:3, :3] @ linear
+    return np.linalg.norm(linear, axis=1)
+
+
+def _smooth(data: Tensor, step: np.ndarray) -> Tensor:
+    """Widen the voxels from 1 to ``step``, both as FWHM of a Gaussian (Cardoso et al., 2015)."""
+    variance = np.maximum(step**2 - 1, 0) / (8 * np.log(2))
+    smoothed = gaussian_filter(data.cpu().numpy(), np.sqrt(variance), mode="nearest")
+    return torch.from_numpy(smoothed).to(data.device)
