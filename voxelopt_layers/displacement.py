@@ -60,7 +60,7 @@ def sample(
             f"coordinates must have {d} channels for an image of shape {tuple(image.shape)}, "
             f"got {tuple(coordinates.shape)}"
         )
-    # Half-precision coordinates are off by whole voxels in a large volume: work in float32 at least.
+    # In half precision a coordinate is off by whole voxels in a large volume: float32 at least.
     dtype = torch.promote_types(coordinates.dtype, torch.float32)
     if image.is_floating_point():
         dtype = torch.promote_types(dtype, image.dtype)

@@ -58,11 +58,11 @@ def entropy_to_sigma(
         ``(B, 1, *spatial)``, in voxels, at least 0.05.
     """
     axes = tuple(range(1, entropy.dim()))
-    tiny = torch.finfo(entropy.dtype).tiny
+    least = torch.finfo(entropy.dtype).eps  # flat entropy: no division by 0, forward or backward
     highest = entropy.amax(axes, keepdim=True)
     if sigma_range is None:
-        return (alpha * torch.log1p(entropy / highest.clamp_min(tiny))).clamp_min(_MIN_SIGMA)
+        return (alpha * torch.log1p(entropy / highest.clamp_min(least))).clamp_min(_MIN_SIGMA)
     lowest = entropy.amin(axes, keepdim=True)
-    relative = (entropy - lowest) / (highest - lowest).clamp_min(tiny)
+    relative = (entropy - lowest) / (highest - lowest).clamp_min(least)
     low, high = sigma_range
     return (low + (high - low) * torch.log2(relative + 1)).clamp_min(_MIN_SIGMA)

@@ -52,8 +52,9 @@ def mind_ssc(image: Tensor, radius: int = 2, dilation: int = 2) -> Tensor:
     distances = distances - distances.amin(1, keepdim=True)
     variance = distances.mean(1, keepdim=True)
     typical = variance.mean(dim=tuple(range(1, image.dim())), keepdim=True)
-    # A constant image has variance 0 everywhere: all descriptors are 1.
-    floor = torch.finfo(image.dtype).tiny
+    # A constant image has variance 0 everywhere: all descriptors are 1. The square of the floor is
+    # still a number, so that their gradient is 0.
+    floor = torch.finfo(image.dtype).tiny ** 0.5
     variance = torch.clamp(variance, typical * 1e-3, typical * 1e3).clamp_min(floor)
     return torch.exp(-distances / variance)
 
