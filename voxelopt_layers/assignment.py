@@ -11,7 +11,7 @@ from voxelopt_layers.cost_volume import search_offsets
 
 Assignment = Literal["hard", "soft", "straight_through"]
 # Voxels whose energies are held at a time on CPU.
-_BLOCK = 2**15
+_BLOCK = 2**16
 
 
 def assign(

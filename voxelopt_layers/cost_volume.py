@@ -18,7 +18,7 @@ from voxelopt_layers.displacement import Boundary
 
 Dissimilarity = Literal["l1", "l2", "cosine", "ncc"] | Callable[[Tensor, Tensor], Tensor]
 # Elements of one channel handled at a time on CPU, small enough to stay in cache.
-_BLOCK = 2**17
+_BLOCK = 2**19
 
 
 def search_offsets(radius: int, d: int) -> list[tuple[int, ...]]:
@@ -50,8 +50,9 @@ def cost_volume(
             ``(B, C, *spatial)`` to ``(B, *spatial)``. Two feature vectors of length 0 have cost 0.
         boundary: features beyond the volume are 0 (``"zeros"``) or repeat (``"border"``).
         fixed_mask: ``(B, 1, *spatial)`` in [0, 1]; where 0, all offsets cost the same (0).
-        moving_mask: ``(B, 1, *spatial)`` in [0, 1]; an offset that leads to a 0 costs the mean of
-            the voxel's other offsets, so that it neither attracts nor repels.
+        moving_mask: ``(B, 1, *spatial)`` in [0, 1]; an offset counts as far as it, its opposite and the
+            voxel itself lie on 1, else it costs the mean of the voxel's offsets that count, so
+            that it neither attracts nor repels.
 
     Returns:
         ``(B, (2 * radius + 1)^d, *spatial)``.
@@ -189,15 +190,21 @@ def _window(padded: Tensor, offset: tuple[int, ...], radius: int, shape: torch.S
 
 def _neutral_where_invalid(cost: Tensor, padded_mask: Tensor, radius: int) -> Tensor:
     shape = cost.shape[2:]
-    valid = [
+    masks = [
         _window(padded_mask, o, radius, shape)[:, 0] for o in search_offsets(radius, len(shape))
     ]
-    # Streamed over the offsets: a stack of all masks would be a second cost volume.
+    centre = masks[len(masks) // 2]
+    # An offset counts together with its opposite: the best of a one-sided choice would always
+    # lead away from the mask, and a whole level would drift.
+
+    def weight(i: int) -> Tensor:
+        return masks[i] * masks[-1 - i] * centre
+
+    # Streamed over the offsets: a stack of all weights would be a second cost volume.
     total, count = torch.zeros_like(cost[:, 0]), torch.zeros_like(cost[:, 0])
-    for i, mask in enumerate(valid):
-        total, count = total + mask * cost[:, i], count + mask
-    neutral = total / count.clamp_min(torch.finfo(cost.dtype).tiny)
-    neutral = torch.where(count > 0, neutral, 0.0)
+    for i in range(len(masks)):
+        total, count = total + weight(i) * cost[:, i], count + weight(i)
+    neutral = total / count.clamp_min(torch.finfo(cost.dtype).eps)
     return torch.stack(
-        [neutral + mask * (cost[:, i] - neutral) for i, mask in enumerate(valid)], dim=1
+        [neutral + weight(i) * (cost[:, i] - neutral) for i in range(len(masks))], dim=1
     )

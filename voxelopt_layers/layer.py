@@ -25,7 +25,7 @@ from voxelopt_layers.solver import CoordinateDescent, GradientMode
 
 # What differs from the defaults of `VoxelOptLayer`; see its docstring for the keywords.
 PRESETS: dict[str, dict[str, Any]] = {
-    "paper": {"alpha": 1.5, "warps_per_level": 1},
+    "paper": {"alpha": 1.5, "assignment": "hard", "warps_per_level": 1},
     "released": {
         # An infinite theta first: v starts at the argmin of the filtered cost, uncoupled.
         "theta": (float("inf"), 150.0, 50.0, 15.0, 5.0, 1.5, 0.5),
@@ -33,6 +33,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "probability_floor": 1e-6,
         "filter_radius": 1,
         "filter_passes": 3,
+        "assignment": "hard",
         "ties": "sum",
         "warps_per_level": 1,
         "boundary": "zeros",
@@ -133,8 +134,8 @@ class VoxelOptLayer(nn.Module):
         filter_radius: int = 3,
         filter_passes: int = 1,
         dissimilarity: Dissimilarity = "l1",
-        assignment: Assignment = "hard",
-        temperature: float = 0.01,
+        assignment: Assignment = "soft",
+        temperature: float = 0.003,
         ties: Literal["mean", "sum"] = "mean",
         gradient: GradientMode = "unrolled",
         learnable: bool | Sequence[str] = False,
@@ -227,17 +228,19 @@ class VoxelOptLayer(nn.Module):
         """
         _check_inputs(fixed, moving, fixed_mask, moving_mask, initial_displacement)
         dtype = torch.promote_types(torch.promote_types(fixed.dtype, moving.dtype), torch.float32)
-        maps = (fixed, moving, fixed_mask, moving_mask)
         with torch.autocast(fixed.device.type, enabled=False):
             shapes = pyramid_shapes(fixed.shape[2:], self.levels)
-            pyramids = [self._pyramid(x if x is None else x.to(dtype), shapes) for x in maps]
+            pyramids = [
+                self._pyramid(x.to(dtype), None if mask is None else mask.to(dtype), shapes)
+                for x, mask in ((fixed, fixed_mask), (moving, moving_mask))
+            ]
             initial = None if initial_displacement is None else initial_displacement.to(dtype)
             u, u_inverse = None, None
             levels: list[Level] = []
             for number, shape in enumerate(shapes):
                 u, u_inverse = self._upsample(u, shape), self._upsample(u_inverse, shape)
                 start = self._upsample(initial, shape, exact=True)
-                f, m, f_mask, m_mask = (pyramid[number] for pyramid in pyramids)
+                (f, f_mask), (m, m_mask) = (pyramid[number] for pyramid in pyramids)
                 velocities = []
                 entropy = None
                 for _ in range(self.warps_per_level):
@@ -267,9 +270,11 @@ class VoxelOptLayer(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Velocity and entropy of one warp at one level."""
         if displacement is not None:
-            moving = warp(moving, displacement, boundary=self.boundary)
-            if moving_mask is not None:
-                moving_mask = warp(moving_mask, displacement)
+            if moving_mask is None:
+                moving = warp(moving, displacement, boundary=self.boundary)
+            else:
+                weighted = warp(moving * moving_mask, displacement, boundary=self.boundary)
+                moving, moving_mask = _unweight(weighted, warp(moving_mask, displacement))
         return self.solver(
             cost_volume(
                 fixed,
@@ -282,13 +287,21 @@ class VoxelOptLayer(nn.Module):
             )
         )
 
-    def _pyramid(self, image: Tensor | None, shapes: Sequence[Sequence[int]]) -> list[Any]:
-        """Maps from coarse to fine, each the linear halving of the next, which averages noise."""
-        if image is None:
-            return [None] * len(shapes)
-        pyramid = [image]
+    def _pyramid(
+        self, features: Tensor, mask: Tensor | None, shapes: Sequence[Sequence[int]]
+    ) -> list[tuple[Tensor, Tensor | None]]:
+        """Maps and masks from coarse to fine, each the linear halving of the next.
+
+        What is masked has no part in the averages that a coarser level is made of.
+        """
+        pyramid = [(features, mask)]
         for shape in reversed(shapes[:-1]):
-            pyramid.insert(0, resize(pyramid[0], shape, self.align_corners))
+            if mask is None:
+                features = resize(features, shape, self.align_corners)
+            else:
+                weighted = resize(features * mask, shape, self.align_corners)
+                features, mask = _unweight(weighted, resize(mask, shape, self.align_corners))
+            pyramid.insert(0, (features, mask))
         return pyramid
 
     def _upsample(
@@ -305,6 +318,11 @@ class VoxelOptLayer(nn.Module):
             f"dissimilarity={self.dissimilarity!r}, assignment={self.solver.assignment!r}, "
             f"gradient={self.solver.gradient!r}, warps_per_level={self.warps_per_level}"
         )
+
+
+def _unweight(weighted: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Features from their product with the mask, 0 where the mask is, and the mask."""
+    return torch.where(mask > 0, weighted / mask.clamp_min(1e-6), 0.0), mask
 
 
 def _compose(outer: Tensor | None, inner: Tensor | None) -> Tensor | None:

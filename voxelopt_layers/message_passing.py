@@ -9,7 +9,7 @@ from torch import Tensor
 from voxelopt_layers.displacement import Boundary
 
 # Elements handled at a time on CPU: large enough to share among threads, small enough for cache.
-_BLOCK = 2**18
+_BLOCK = 2**20
 
 
 def gaussian_weights(sigma: Tensor, radius: int) -> list[Tensor]:

@@ -1,0 +1,51 @@
+"""Every Python block and every `voxelopt` command of the README runs as it stands."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from voxelopt_train.cli import main
+from voxelopt_train.images import write_nifti
+from voxelopt_train.phantom import phantom_pair
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    """The images that the README speaks of, in the folder it is run from."""
+    monkeypatch.chdir(tmp_path)
+    pair = phantom_pair(0, (40, 32, 36), 8.0)
+    for name in ("fixed", "moving", "moving_labels"):
+        image = getattr(pair, name)
+        write_nifti(tmp_path / f"{name}.nii.gz", image.data, image.grid.affine)
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.mark.usefixtures("files")
+def test_python_blocks_run():
+    names: dict[str, object] = {}
+    assert len(blocks("python")) == 3
+    for block in blocks("python"):
+        exec(block, names)
+
+
+@pytest.mark.usefixtures("files")
+def test_commands_run(capsys):
+    commands = [
+        shlex.split(line)[1:]
+        for block in blocks("bash")
+        for line in block.splitlines()
+        if line.startswith("voxelopt ")
+    ]
+    assert [command[0] for command in commands] == ["register", "apply"]
+    for command in commands:
+        assert main(command) == 0
+    assert Path("out/labels.nii.gz").exists()
