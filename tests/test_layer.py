@@ -10,7 +10,8 @@ import torch.nn.functional as F
 
 from memory import TrackMemory
 from voxelopt_layers import VoxelOptLayer, compose, exponentiate, jacobian_determinant, warp
-from voxelopt_layers.layer import PRESETS, pyramid_shapes
+from voxelopt_layers.presets import PRESETS
+from voxelopt_layers.pyramid import pyramid_shapes
 
 
 def texture(shape, channels=4, batch=1, smooth=True):

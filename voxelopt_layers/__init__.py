@@ -12,8 +12,9 @@ from voxelopt_layers.displacement import (
     warp,
 )
 from voxelopt_layers.entropy import cost_entropy, entropy_to_sigma
-from voxelopt_layers.layer import Level, Solution, VoxelOptLayer
+from voxelopt_layers.layer import VoxelOptLayer
 from voxelopt_layers.message_passing import adaptive_gaussian
+from voxelopt_layers.solution import Level, Solution
 from voxelopt_layers.solver import CoordinateDescent
 
 __version__ = "0.1.0"

@@ -50,9 +50,9 @@ def cost_volume(
             ``(B, C, *spatial)`` to ``(B, *spatial)``. Two feature vectors of length 0 have cost 0.
         boundary: features beyond the volume are 0 (``"zeros"``) or repeat (``"border"``).
         fixed_mask: ``(B, 1, *spatial)`` in [0, 1]; where 0, all offsets cost the same (0).
-        moving_mask: ``(B, 1, *spatial)`` in [0, 1]; an offset counts as far as it, its opposite and the
-            voxel itself lie on 1, else it costs the mean of the voxel's offsets that count, so
-            that it neither attracts nor repels.
+        moving_mask: ``(B, 1, *spatial)`` in [0, 1]; an offset counts as far as it, its opposite and
+            the voxel itself lie on 1, else it costs the mean of the voxel's offsets that count,
+            so that it neither attracts nor repels.
 
     Returns:
         ``(B, (2 * radius + 1)^d, *spatial)``.

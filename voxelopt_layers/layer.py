@@ -3,82 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from voxelopt_layers.arguments import check_inputs
 from voxelopt_layers.assignment import Assignment
 from voxelopt_layers.cost_volume import Dissimilarity, cost_volume
 from voxelopt_layers.displacement import (
     Boundary,
-    check_displacement,
     compose,
     exponentiate,
     invert,
-    resize,
     resize_displacement,
-    warp,
 )
+from voxelopt_layers.presets import PRESETS
+from voxelopt_layers.pyramid import feature_pyramid, pyramid_shapes, warp_features
+from voxelopt_layers.solution import Level, Solution
 from voxelopt_layers.solver import CoordinateDescent, GradientMode
-
-# What differs from the defaults of `VoxelOptLayer`; see its docstring for the keywords.
-PRESETS: dict[str, dict[str, Any]] = {
-    "paper": {"alpha": 1.5, "assignment": "hard", "warps_per_level": 1},
-    "released": {
-        # An infinite theta first: v starts at the argmin of the filtered cost, uncoupled.
-        "theta": (float("inf"), 150.0, 50.0, 15.0, 5.0, 1.5, 0.5),
-        "sigma_range": (0.1, 0.5),
-        "probability_floor": 1e-6,
-        "filter_radius": 1,
-        "filter_passes": 3,
-        "assignment": "hard",
-        "ties": "sum",
-        "warps_per_level": 1,
-        "boundary": "zeros",
-        "align_corners": True,
-        "upsampling_scale": 2.0,
-    },
-}
-# No axis is halved to fewer voxels than this.
-_SHORTEST_AXIS = 4
-
-
-@dataclass(frozen=True)
-class Level:
-    """One pyramid level: in voxels of its own grid, ``shape``."""
-
-    velocities: tuple[Tensor, ...]  # (B, d, *shape), one for each warp of the level
-    displacement: Tensor  # (B, d, *shape), composed of all velocities up to here
-    entropy: Tensor  # (B, 1, *shape), nats, of the level's last cost volume
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(self.displacement.shape[2:])
-
-
-@dataclass(frozen=True)
-class Solution:
-    """What `VoxelOptLayer.solve` returns; fields are ``(B, d, *spatial)`` in voxels."""
-
-    displacement: Tensor
-    inverse: Tensor | None
-    levels: tuple[Level, ...]  # from coarse to fine
-
-    @property
-    def entropy(self) -> tuple[Tensor, ...]:
-        """The entropy maps ``(B, 1, *shape)``, from the coarsest level to the finest."""
-        return tuple(level.entropy for level in self.levels)
-
-
-def pyramid_shapes(spatial: Sequence[int], levels: int) -> list[tuple[int, ...]]:
-    """Spatial shapes from coarse to fine; an axis that would get shorter than 4 stays as it is."""
-    shapes = [tuple(spatial)]
-    for _ in range(levels - 1):
-        halved = tuple((n + 1) // 2 if (n + 1) // 2 >= _SHORTEST_AXIS else n for n in shapes[0])
-        shapes.insert(0, halved)
-    return shapes
 
 
 class VoxelOptLayer(nn.Module):
@@ -226,12 +169,17 @@ class VoxelOptLayer(nn.Module):
         Raises:
             ValueError: shapes do not fit.
         """
-        _check_inputs(fixed, moving, fixed_mask, moving_mask, initial_displacement)
+        check_inputs(fixed, moving, fixed_mask, moving_mask, initial_displacement)
         dtype = torch.promote_types(torch.promote_types(fixed.dtype, moving.dtype), torch.float32)
         with torch.autocast(fixed.device.type, enabled=False):
             shapes = pyramid_shapes(fixed.shape[2:], self.levels)
             pyramids = [
-                self._pyramid(x.to(dtype), None if mask is None else mask.to(dtype), shapes)
+                feature_pyramid(
+                    x.to(dtype),
+                    None if mask is None else mask.to(dtype),
+                    shapes,
+                    self.align_corners,
+                )
                 for x, mask in ((fixed, fixed_mask), (moving, moving_mask))
             ]
             initial = None if initial_displacement is None else initial_displacement.to(dtype)
@@ -270,11 +218,7 @@ class VoxelOptLayer(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Velocity and entropy of one warp at one level."""
         if displacement is not None:
-            if moving_mask is None:
-                moving = warp(moving, displacement, boundary=self.boundary)
-            else:
-                weighted = warp(moving * moving_mask, displacement, boundary=self.boundary)
-                moving, moving_mask = _unweight(weighted, warp(moving_mask, displacement))
+            moving, moving_mask = warp_features(moving, moving_mask, displacement, self.boundary)
         return self.solver(
             cost_volume(
                 fixed,
@@ -286,23 +230,6 @@ class VoxelOptLayer(nn.Module):
                 moving_mask,
             )
         )
-
-    def _pyramid(
-        self, features: Tensor, mask: Tensor | None, shapes: Sequence[Sequence[int]]
-    ) -> list[tuple[Tensor, Tensor | None]]:
-        """Maps and masks from coarse to fine, each the linear halving of the next.
-
-        What is masked has no part in the averages that a coarser level is made of.
-        """
-        pyramid = [(features, mask)]
-        for shape in reversed(shapes[:-1]):
-            if mask is None:
-                features = resize(features, shape, self.align_corners)
-            else:
-                weighted = resize(features * mask, shape, self.align_corners)
-                features, mask = _unweight(weighted, resize(mask, shape, self.align_corners))
-            pyramid.insert(0, (features, mask))
-        return pyramid
 
     def _upsample(
         self, displacement: Tensor | None, shape: Sequence[int], exact: bool = False
@@ -320,41 +247,8 @@ class VoxelOptLayer(nn.Module):
         )
 
 
-def _unweight(weighted: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Features from their product with the mask, 0 where the mask is, and the mask."""
-    return torch.where(mask > 0, weighted / mask.clamp_min(1e-6), 0.0), mask
-
-
 def _compose(outer: Tensor | None, inner: Tensor | None) -> Tensor | None:
     """`compose`, with None as the identity."""
     if outer is None or inner is None:
         return inner if outer is None else outer
     return compose(outer, inner)
-
-
-def _check_inputs(
-    fixed: Tensor,
-    moving: Tensor,
-    fixed_mask: Tensor | None,
-    moving_mask: Tensor | None,
-    initial_displacement: Tensor | None,
-) -> None:
-    if fixed.shape != moving.shape or fixed.dim() not in (4, 5) or 0 in fixed.shape:
-        raise ValueError(
-            "fixed and moving features must both be (B, C, H, W) or (B, C, D, H, W) of one shape, "
-            f"got {tuple(fixed.shape)} and {tuple(moving.shape)}"
-        )
-    batch, spatial = fixed.shape[0], fixed.shape[2:]
-    for name, mask in (("fixed_mask", fixed_mask), ("moving_mask", moving_mask)):
-        if mask is not None and mask.shape != (batch, 1, *spatial):
-            raise ValueError(
-                f"{name} must be {(batch, 1, *spatial)}, as the features are, "
-                f"got {tuple(mask.shape)}"
-            )
-    if initial_displacement is not None:
-        check_displacement(initial_displacement, "initial_displacement")
-        if initial_displacement.shape[2:] != spatial or initial_displacement.shape[0] != batch:
-            raise ValueError(
-                f"initial_displacement must be {(batch, len(spatial), *spatial)}, got "
-                f"{tuple(initial_displacement.shape)}"
-            )

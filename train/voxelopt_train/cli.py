@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,32 +11,75 @@ import torch
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 import voxelopt_layers
-from voxelopt_layers.layer import PRESETS
+from voxelopt_layers.presets import PRESETS
 from voxelopt_train.commands import run_apply, run_demo, run_register
+from voxelopt_train.configs import config_names, find_config
 from voxelopt_train.errors import InputError
 from voxelopt_train.registration import ENCODERS
+
+_NO_MEMORY = "not enough memory for this grid; a coarser one takes less (--spacing MM)"
+# In the place of the Python types that jsonargparse names.
+_KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "dict": "KEY VALUE",
+    "tuple": "a list",
+    "Sequence": "a list",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code, 2 for anything that is wrong with the input."""
     parser, commands = build_parser()
     try:
-        options = parser.parse_args(list(sys.argv[1:] if argv is None else argv))
+        options = parser.parse_args(_find_configs(sys.argv[1:] if argv is None else argv))
         commands[options.command](options[options.command])
-    except (InputError, ArgumentError) as error:
+    except (InputError, OSError) as error:
         message = " ".join(str(error).split())
-    except torch.OutOfMemoryError:
-        message = "not enough memory for this grid; a coarser one takes less (--spacing MM)"
+    except ArgumentError as error:
+        message = _in_terms_of_options(error)
+    except (torch.OutOfMemoryError, MemoryError):
+        message = _NO_MEMORY
     except RuntimeError as error:  # what the CPU allocator raises has no class of its own
         if "allocate memory" not in str(error):
             raise
-        message = "not enough memory for this grid; a coarser one takes less (--spacing MM)"
+        message = _NO_MEMORY
     except KeyboardInterrupt:
         message = "interrupted, nothing was written"
     else:
         return 0
     print(f"voxelopt: error: {message}", file=sys.stderr)
     return 2
+
+
+def _find_configs(argv: Sequence[str]) -> list[str]:
+    """The arguments, with the path of the file where ``--config`` has a name."""
+    found = list(argv)
+    for i, argument in enumerate(argv):
+        if argument.startswith("--config="):
+            found[i] = f"--config={find_config(argument.removeprefix('--config='))}"
+        elif argument == "--config" and i + 1 < len(argv):
+            found[i + 1] = str(find_config(argv[i + 1]))
+    return found
+
+
+def _in_terms_of_options(error: ArgumentError) -> str:
+    """What jsonargparse says, in one line, of options and values where it has keys and types."""
+    message = " ".join(str(error).split())
+    if message.startswith("the following arguments are required"):
+        return re.sub(r"\b(register|apply|demo)\.", "", message)
+    wrong = re.match(r'Parser key "([\w.]+)".*(?:Got|Given) value: (.*)', message)
+    if wrong is None:
+        return message
+    option, value = wrong.groups()
+    choices = re.search(r"Expected a typing\.Literal\[(.*?)\]", message)
+    kind = re.search(rf"Expected an? <class '(?:\w+\.)*({'|'.join(_KINDS)})'>", message)
+    if choices:
+        return f"--{option}: expected one of {choices[1]}, got {value}"
+    if kind:
+        return f"--{option}: expected {_KINDS[kind[1]]}, got {value}"
+    return f"--{option} cannot be {value}"
 
 
 def build_parser() -> tuple[ArgumentParser, dict[str, Callable[[Namespace], None]]]:
@@ -98,10 +142,16 @@ def _register_parser() -> tuple[ArgumentParser, str]:
         help="how labels and regularity are evaluated",
     )
     add("--inverse", action="store_true", help="write 1InverseWarp.nii.gz too")
+    add(
+        "--config",
+        action="config",
+        metavar="NAME",
+        help=f"options from a YAML file, or one of {', '.join(config_names())}",
+    )
     add("--entropy", action="store_true", help="write Entropy.nii.gz too")
     add("--jacobian", action="store_true", help="write Jacobian.nii.gz too")
     _add_method(parser)
-    return parser, summary  # fmt: skip
+    return parser, summary
 
 
 def _apply_parser() -> tuple[ArgumentParser, str]:
@@ -130,7 +180,7 @@ def _apply_parser() -> tuple[ArgumentParser, str]:
         "-o", "--output", type=str, required=True, metavar="FILE", help="the result (.nii, .nii.gz)"
     )
     add("--labels", action="store_true", help="nearest neighbour, whole numbers")
-    return parser, summary  # fmt: skip
+    return parser, summary
 
 
 def _demo_parser() -> tuple[ArgumentParser, str]:

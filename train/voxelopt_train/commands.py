@@ -7,16 +7,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from jsonargparse import Namespace
+from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from voxelopt_layers import VoxelOptLayer
-from voxelopt_layers.layer import PRESETS
+from voxelopt_layers.presets import PRESETS
 from voxelopt_train.errors import InputError
 from voxelopt_train.images import ImageLike, read_image, write_nifti
 from voxelopt_train.label_metrics import Protocol
-from voxelopt_train.outputs import check_writable, save, split_prefix
+from voxelopt_train.outputs import all_or_none, check_writable, save, split_prefix
 from voxelopt_train.phantom import phantom_pair
 from voxelopt_train.registration import register
 from voxelopt_train.report import make_report, summary_table
@@ -47,25 +47,27 @@ def run_demo(options: Namespace) -> None:
     folder, start = split_prefix(options.output)
     check_writable(folder)
     pair = phantom_pair(options.seed)
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = {}
-    for name in ("fixed", "moving", "fixed_labels", "moving_labels"):
-        image = getattr(pair, name)
-        paths[name] = folder / f"{start}{name}.nii.gz"
-        write_nifti(paths[name], image.data, image.grid.affine)
-    _register_and_save(
-        options,
-        paths["fixed"],
-        paths["moving"],
-        labels=(paths["fixed_labels"], paths["moving_labels"]),
-        window=_CT_WINDOW,
-        extra={"inverse": True, "entropy": True, "jacobian": True},
-    )
+    with all_or_none(folder) as temporary:
+        paths = {}
+        for name in ("fixed", "moving", "fixed_labels", "moving_labels"):
+            image = getattr(pair, name)
+            paths[name] = temporary / f"{start}{name}.nii.gz"
+            write_nifti(paths[name], image.data, image.grid.affine)
+        _register_and_save(
+            options,
+            paths["fixed"],
+            paths["moving"],
+            labels=(paths["fixed_labels"], paths["moving_labels"]),
+            window=_CT_WINDOW,
+            extra={"inverse": True, "entropy": True, "jacobian": True},
+        )
 
 
 def run_apply(options: Namespace) -> None:
     """``voxelopt apply``: one image through a list of transforms onto a reference grid."""
     output = Path(options.output)
+    if not output.name.endswith((".nii", ".nii.gz")):
+        raise InputError(f"--output {output}: expected a name ending in .nii or .nii.gz")
     check_writable(output.parent)
     image = read_image(options.image, "image", labels=options.labels)
     reference = read_image(options.reference, "reference")
@@ -73,8 +75,8 @@ def run_apply(options: Namespace) -> None:
     mode = "nearest" if options.labels else "linear"
     fill = 0.0 if options.labels else float(image.data.min())
     warped = resample(image, reference.grid, transforms, mode, fill)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    write_nifti(output, warped.data, warped.grid.affine)
+    with all_or_none(output.parent) as temporary:
+        write_nifti(temporary / output.name, warped.data, warped.grid.affine)
     print("wrote", output)
 
 
@@ -114,18 +116,21 @@ def _register_and_save(
 
 
 def _layer(options: Namespace) -> VoxelOptLayer:
+    """The preset with single settings changed, each of them checked against its type."""
     settings = {**PRESETS.get(options.preset, {}), **options.layer}
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(VoxelOptLayer, "layer")
+    settings = parser.parse_object({"layer": settings}).layer
     try:
         return VoxelOptLayer(**settings)
-    except (TypeError, ValueError) as error:
-        reason = str(error).removeprefix("VoxelOptLayer.__init__() ")
-        raise InputError(f"--layer: {reason}") from error
+    except ValueError as error:
+        raise InputError(f"--layer: {error}") from error
 
 
 def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device)
+        torch.zeros(1, device=device).cpu()
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"--device {name}: no such device here, cpu always works") from error
     return device
@@ -133,14 +138,17 @@ def _device(name: str) -> torch.device:
 
 @contextmanager
 def _progress(stages: int) -> Iterator[Callable[[str], None]]:
-    """A bar on standard error; yields what is to be called as each stage begins."""
+    """A bar on a terminal's standard error; yields what is to be called as each stage begins."""
     columns = (
         SpinnerColumn(),
         BarColumn(30),
         TextColumn("{task.description}"),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
         task = bar.add_task("starting", total=stages)
 
         def stage(name: str) -> None:

@@ -1,0 +1,68 @@
+"""Feature pyramids, and features that are known only where a mask says so."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from voxelopt_layers.displacement import Boundary, resize, warp
+
+# No axis is halved to fewer voxels than this.
+_SHORTEST_AXIS = 4
+
+
+def pyramid_shapes(spatial: Sequence[int], levels: int) -> list[tuple[int, ...]]:
+    """Spatial shapes from coarse to fine; an axis that would get shorter than 4 stays as it is."""
+    shapes = [tuple(spatial)]
+    for _ in range(levels - 1):
+        halved = tuple((n + 1) // 2 if (n + 1) // 2 >= _SHORTEST_AXIS else n for n in shapes[0])
+        shapes.insert(0, halved)
+    return shapes
+
+
+def feature_pyramid(
+    features: Tensor,
+    mask: Tensor | None,
+    shapes: Sequence[Sequence[int]],
+    align_corners: bool = False,
+) -> list[tuple[Tensor, Tensor | None]]:
+    """Features and masks of all levels, each the linear halving of the next.
+
+    What is masked has no part in the averages that a coarser level is made of.
+
+    Args:
+        features: ``(B, C, *spatial)``.
+        mask: ``(B, 1, *spatial)`` in [0, 1], or None.
+        shapes: from `pyramid_shapes`.
+        align_corners: see `resize`.
+
+    Returns:
+        Pairs of features and mask, from coarse to fine.
+    """
+    pyramid = [(features, mask)]
+    for shape in reversed(shapes[:-1]):
+        if mask is None:
+            features = resize(features, shape, align_corners)
+        else:
+            weighted = resize(features * mask, shape, align_corners)
+            mask = resize(mask, shape, align_corners)
+            features = _unweight(weighted, mask)
+        pyramid.insert(0, (features, mask))
+    return pyramid
+
+
+def warp_features(
+    features: Tensor, mask: Tensor | None, displacement: Tensor, boundary: Boundary
+) -> tuple[Tensor, Tensor | None]:
+    """Warp features and their mask; the mask is 0 beyond the volume."""
+    if mask is None:
+        return warp(features, displacement, boundary=boundary), None
+    weighted, mask = warp(features * mask, displacement), warp(mask, displacement)
+    return _unweight(weighted, mask), mask
+
+
+def _unweight(weighted: Tensor, mask: Tensor) -> Tensor:
+    """Features from their product with the mask; 0 where the mask is."""
+    return torch.where(mask > 0, weighted / mask.clamp_min(1e-6), 0.0)
