@@ -50,9 +50,8 @@ def cost_volume(
             ``(B, C, *spatial)`` to ``(B, *spatial)``. Two feature vectors of length 0 have cost 0.
         boundary: features beyond the volume are 0 (``"zeros"``) or repeat (``"border"``).
         fixed_mask: ``(B, 1, *spatial)`` in [0, 1]; where 0, all offsets cost the same (0).
-        moving_mask: ``(B, 1, *spatial)`` in [0, 1]; an offset counts as far as it, its opposite and
-            the voxel itself lie on 1, else it costs the mean of the voxel's offsets that count,
-            so that it neither attracts nor repels.
+        moving_mask: ``(B, 1, *spatial)`` in [0, 1]; where an offset leads to a 0, all offsets of
+            the voxel cost the same (0), so that a 0 neither attracts nor repels.
 
     Returns:
         ``(B, (2 * radius + 1)^d, *spatial)``.
@@ -70,7 +69,9 @@ def cost_volume(
     else:
         cost = _channelwise_cost(fixed, moving, radius, dissimilarity, boundary)
     if moving_mask is not None:
-        cost = _neutral_where_invalid(cost, _pad(moving_mask, radius, "border"), radius)
+        # All offsets or none: the best of those that are left would always lead away from the
+        # mask, and whole levels would drift.
+        cost = cost * _erode(moving_mask, radius)
     return cost if fixed_mask is None else cost * fixed_mask
 
 
@@ -188,23 +189,8 @@ def _window(padded: Tensor, offset: tuple[int, ...], radius: int, shape: torch.S
     return padded
 
 
-def _neutral_where_invalid(cost: Tensor, padded_mask: Tensor, radius: int) -> Tensor:
-    shape = cost.shape[2:]
-    masks = [
-        _window(padded_mask, o, radius, shape)[:, 0] for o in search_offsets(radius, len(shape))
-    ]
-    centre = masks[len(masks) // 2]
-    # An offset counts together with its opposite: the best of a one-sided choice would always
-    # lead away from the mask, and a whole level would drift.
-
-    def weight(i: int) -> Tensor:
-        return masks[i] * masks[-1 - i] * centre
-
-    # Streamed over the offsets: a stack of all weights would be a second cost volume.
-    total, count = torch.zeros_like(cost[:, 0]), torch.zeros_like(cost[:, 0])
-    for i in range(len(masks)):
-        total, count = total + weight(i) * cost[:, i], count + weight(i)
-    neutral = total / count.clamp_min(torch.finfo(cost.dtype).eps)
-    return torch.stack(
-        [neutral + weight(i) * (cost[:, i] - neutral) for i in range(len(masks))], dim=1
-    )
+def _erode(mask: Tensor, radius: int) -> Tensor:
+    """The least value of ``mask`` within ``radius``."""
+    padded = -_pad(mask, radius, "border")
+    pool = F.max_pool2d if mask.dim() == 4 else F.max_pool3d
+    return -pool(padded, 2 * radius + 1, stride=1)

@@ -33,9 +33,7 @@ def check_writable(folder: Path) -> None:
 
     For the start of a long command, before time is spent on what could not be kept.
     """
-    existing = folder
-    while not existing.exists():
-        existing = existing.parent
+    existing = _nearest_existing(folder)
     if not existing.is_dir():
         raise InputError(f"the output folder {folder} cannot be made: {existing} is a file")
     if not os.access(existing, os.W_OK | os.X_OK):
@@ -44,17 +42,30 @@ def check_writable(folder: Path) -> None:
 
 @contextmanager
 def all_or_none(folder: Path) -> Iterator[Path]:
-    """A temporary folder inside ``folder``; its files move up together once all are complete."""
+    """A temporary folder, whose files move to ``folder`` together once all are complete.
+
+    It lies in the nearest folder that exists: a failure leaves not even an empty ``folder``.
+    """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=folder, prefix=".voxelopt-") as temporary:
+        with TemporaryDirectory(dir=_nearest_existing(folder), prefix=".voxelopt-") as temporary:
             yield Path(temporary)
-            for path in sorted(Path(temporary).iterdir()):
-                path.replace(folder / path.name)
+            targets = {path: folder / path.name for path in Path(temporary).iterdir()}
+            for target in targets.values():
+                if target.is_dir():  # would stop the moves half-way
+                    raise InputError(f"{target} cannot be written: there is a folder of this name")
+            folder.mkdir(parents=True, exist_ok=True)
+            for path, target in targets.items():
+                path.replace(target)
     except OSError as error:
         raise InputError(
             f"the results cannot be written to {folder}: {error.strerror or error}"
         ) from error
+
+
+def _nearest_existing(folder: Path) -> Path:
+    while not folder.exists():
+        folder = folder.parent
+    return folder
 
 
 def save(

@@ -7,6 +7,7 @@ image's grid, and the moving image's own voxels are resampled once.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from voxelopt_train.resampling import resample
 from voxelopt_train.transforms import AffineTransform, DisplacementField, Transform, voxels_to_mm
 
 ENCODERS = ("mind", "raw")
+_MOST_VOXELS = 2**31  # beyond any memory: the spacing is a slip
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,7 +162,8 @@ def _solve(
 
     report("features")
     on_grid = [
-        resample(image, grid, transforms, fill=float(image.data.min()), antialias=True)
+        # Beyond its field of view an image continues: any other value would make an edge there.
+        resample(image, grid, transforms, fill=None, antialias=True)
         for image, transforms in ((fixed, []), (moving, before))
     ]
     levels = net.layer.levels
@@ -198,8 +201,12 @@ def _on_grid(field: DisplacementField, grid: Grid) -> DisplacementField:
 def _working_grid(fixed: Grid, spacing_mm: float | None) -> Grid:
     if spacing_mm is None:
         return fixed
-    if not spacing_mm > 0:
+    if not 0 < spacing_mm < math.inf:
         raise InputError(f"the working spacing must be above 0 mm, got {spacing_mm:g}")
+    extent = zip(fixed.shape, fixed.spacing, strict=True)
+    voxels = math.prod(n * mm / spacing_mm for n, mm in extent)
+    if voxels > _MOST_VOXELS:
+        raise InputError(f"a working spacing of {spacing_mm:g} mm makes {voxels:.0e} voxels")
     return isotropic_grid(fixed, spacing_mm)
 
 
@@ -241,6 +248,8 @@ def _read_labels(
                 f"{labels.name} does not lie on the grid of {image.name}: expected shape "
                 f"{image.grid.shape} and the same affine, got shape {labels.grid.shape}"
             )
+        if labels.data.min() < 0:
+            raise InputError(f"{labels.name}: labels must be 0 or above, found {labels.data.min()}")
         pair.append(labels)
     if not any(labels.data.any() for labels in pair):
         raise InputError("the labels are 0 everywhere, there is nothing to compare")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from rich.console import Group
 from rich.table import Table
 
 from voxelopt_layers import compose, jacobian_determinant
@@ -98,9 +99,9 @@ def _inverse_error(displacement: torch.Tensor, inverse: torch.Tensor) -> float:
     return float(residual[inner].mean())
 
 
-def summary_table(report: Report) -> Table:
-    """The table that ends `voxelopt register`."""
-    table = Table(title="Registration", title_justify="left", show_edge=False, pad_edge=False)
+def summary_table(report: Report) -> Group:
+    """The table that ends `voxelopt register`, and a sentence on the displacement."""
+    table = Table(show_edge=False, pad_edge=False)
     if report.labels:
         unit = report.labels["registered"].hd95_unit
         for heading in ("", "Dice", f"HD95 ({unit})", "SDlogJ", "folds"):
@@ -114,14 +115,13 @@ def summary_table(report: Report) -> Table:
         table.add_row(*_regularity(report))
     mean, largest = report.displacement_mm
     shape, spacing = report.working_grid
-    table.caption = (
+    sentence = (
         f"displacement {mean:.1f} mm on average, {largest:.1f} mm at most; "
         f"inverse within {report.inverse_error_voxels:.3f} voxels; "
         f"grid {' x '.join(map(str, shape))} at {' x '.join(f'{s:.3g}' for s in spacing)} mm; "
         f"{report.seconds:.1f} s"
     )
-    table.caption_justify = "left"
-    return table
+    return Group(table, "", sentence)
 
 
 def _regularity(report: Report) -> tuple[str, str]:

@@ -23,7 +23,7 @@ def resample(
     grid: Grid,
     transforms: Sequence[Transform] = (),
     mode: Literal["linear", "nearest"] = "linear",
-    fill: float = 0.0,
+    fill: float | None = 0.0,
     antialias: bool = False,
 ) -> Image:
     """Values of ``image`` at the voxels of ``grid``.
@@ -36,7 +36,7 @@ def resample(
         grid: where its values are wanted.
         transforms: maps from the world of ``grid`` to the world of ``image``, the first first.
         mode: ``"linear"`` for images, ``"nearest"`` for labels.
-        fill: value outside the outer voxel edges of ``image``.
+        fill: value outside the outer voxel edges of ``image``; None continues with the border.
         antialias: smooth ``image`` first where the voxels of ``grid`` are larger (``"linear"``).
 
     Returns:
@@ -58,8 +58,9 @@ def resample(
         for stage in stages:
             points = stage(points)
         values = sample(data[None, None], points.to(torch.float32), mode, "border")
-        slab = torch.where(inside(points, image.grid.shape), values, fill)
-        out[start : start + rows] = slab[0, 0]
+        if fill is not None:
+            values = torch.where(inside(points, image.grid.shape), values, fill)
+        out[start : start + rows] = values[0, 0]
     return Image(out if mode == "linear" else out.to(image.data.dtype), grid, image.name)
 
 

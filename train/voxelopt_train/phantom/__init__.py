@@ -1,6 +1,12 @@
 """Synthetic abdominal CT of different "patients" with 13 organs: data that needs no download."""
 
 from voxelopt_train.phantom.organs import ORGANS
-from voxelopt_train.phantom.patients import Pair, abdomen, deformed_pair, phantom_pair
+from voxelopt_train.phantom.patients import (
+    Pair,
+    abdomen,
+    deformed_pair,
+    phantom_pair,
+    random_displacement,
+)
 
-__all__ = ["ORGANS", "Pair", "abdomen", "deformed_pair", "phantom_pair"]
+__all__ = ["ORGANS", "Pair", "abdomen", "deformed_pair", "phantom_pair", "random_displacement"]

@@ -116,19 +116,7 @@ def deformed_pair(
     """
     moving, moving_labels = abdomen(seed, shape, spacing_mm)
     grid = moving.grid
-    generator = _stream(seed, 2)
-    # A field of correlation length s and height h has slopes of about h / s: keep them below 1.
-    sigma = max(1.6 * max_displacement_mm, 24.0) / _LATTICE_MM
-    extent = [max(round(n * spacing_mm / _LATTICE_MM), 4) for n in shape]
-    velocity = resize(_smooth_vectors(extent, sigma, generator), grid.shape) * _window(grid.shape)
-    velocity *= max_displacement_mm / spacing_mm / _longest(velocity)
-    displacement = exponentiate(velocity)
-    displacement *= max_displacement_mm / spacing_mm / _longest(displacement)
-    if jacobian_determinant(displacement).min() <= 0:
-        raise InputError(
-            f"A displacement of {max_displacement_mm:g} mm folds in a volume of {grid.shape} "
-            f"voxels of {spacing_mm:g} mm; ask for a smaller one."
-        )
+    displacement = random_displacement(seed, max_displacement_mm, shape, spacing_mm)
     fixed = warp(moving.data[None, None], displacement, boundary="border")[0, 0]
     fixed_labels = warp(moving_labels.data[None, None], displacement, "nearest", "border")[0, 0]
     return Pair(
@@ -138,6 +126,38 @@ def deformed_pair(
         moving_labels,
         displacement,
     )
+
+
+def random_displacement(
+    seed: int, max_displacement_mm: float, shape: Sequence[int], spacing_mm: float
+) -> Tensor:
+    """Smooth random diffeomorphism that leaves the outer voxels where they are.
+
+    Args:
+        seed: equal seeds give equal fields.
+        max_displacement_mm: length of the longest displacement vector.
+        shape: number of voxels along each axis.
+        spacing_mm: edge of the cubic voxels.
+
+    Returns:
+        Displacement ``(1, 3, *shape)`` in voxels, J > 0 everywhere.
+
+    Raises:
+        InputError: a displacement this long folds in a volume this small.
+    """
+    # A field of correlation length s and height h has slopes of about h / s: keep them below 1.
+    sigma = max(1.6 * max_displacement_mm, 24.0) / _LATTICE_MM
+    extent = [max(round(n * spacing_mm / _LATTICE_MM), 4) for n in shape]
+    velocity = resize(_smooth_vectors(extent, sigma, _stream(seed, 2)), shape) * _window(shape)
+    velocity *= max_displacement_mm / spacing_mm / _longest(velocity)
+    displacement = exponentiate(velocity)
+    displacement *= max_displacement_mm / spacing_mm / _longest(displacement)
+    if jacobian_determinant(displacement).min() <= 0:
+        raise InputError(
+            f"A displacement of {max_displacement_mm:g} mm folds in a volume of {tuple(shape)} "
+            f"voxels of {spacing_mm:g} mm; ask for a smaller one."
+        )
+    return displacement
 
 
 def _stream(seed: int, number: int) -> torch.Generator:

@@ -1,0 +1,423 @@
+"""`register`: images on any grid in, one world out; the written files say the same to ITK."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from nibabel.funcs import as_closest_canonical
+from nibabel.nifti1 import Nifti1Image
+from scipy.spatial.transform import Rotation
+
+from voxelopt_layers import VoxelOptLayer, jacobian_determinant
+from voxelopt_train import InputError, Registration, alignment, outputs, register
+from voxelopt_train.grids import Grid
+from voxelopt_train.images import Image, read_image, write_nifti
+from voxelopt_train.phantom import ORGANS, Pair, deformed_pair, phantom_pair
+from voxelopt_train.report import make_report
+from voxelopt_train.resampling import resample
+from voxelopt_train.transforms import AffineTransform, Transform, read_transform, write_affine
+
+SIZE = {"shape": (40, 32, 36), "spacing_mm": 8.0}
+WINDOW = (-200.0, 300.0)
+AIR = -1000.0
+
+
+@pytest.fixture(scope="module")
+def pair() -> Pair:
+    return phantom_pair(0, **SIZE)
+
+
+@pytest.fixture(scope="module")
+def plain(pair: Pair) -> Registration:
+    """The pair registered with nothing special about it."""
+    return register(*sources(pair), window=WINDOW, **label_sources(pair))
+
+
+def source(image: Image) -> tuple[np.ndarray, np.ndarray]:
+    return image.data.numpy(), image.grid.affine
+
+
+def sources(pair: Pair) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    return source(pair.fixed), source(pair.moving)
+
+
+def label_sources(pair: Pair) -> dict[str, Any]:
+    names = "fixed_labels", "moving_labels"
+    return {name: source(getattr(pair, name)) for name in names}
+
+
+def center(grid: Grid) -> np.ndarray:
+    return (grid.affine @ [*(np.array(grid.shape) - 1) / 2, 1])[:3]
+
+
+def place(
+    like: Grid,
+    shape: tuple[int, int, int] = (40, 32, 36),
+    spacing: tuple[float, float, float] = (8, 8, 8),
+    degrees: tuple[float, float, float] = (0, 0, 0),
+    axes: tuple[int, int, int] = (0, 1, 2),
+    flips: tuple[int, int, int] = (1, 1, 1),
+    shift_mm: tuple[float, float, float] = (0, 0, 0),
+) -> Grid:
+    """Grid that shares its centre with another: rotated, with permuted and flipped axes."""
+    affine = np.eye(4)
+    directions = Rotation.from_euler("xyz", degrees, degrees=True).as_matrix()[:, list(axes)]
+    affine[:3, :3] = directions * np.multiply(spacing, flips)
+    affine[:3, 3] = center(like) + shift_mm - affine[:3, :3] @ ((np.array(shape) - 1) / 2)
+    return Grid(shape, affine)
+
+
+def moved_to(pair: Pair, fixed: Grid | None, moving: Grid | None) -> Pair:
+    """The same two patients where they were, seen on other grids."""
+
+    def seen(image: Image, labels: Image, grid: Grid | None) -> tuple[Image, Image]:
+        if grid is None:
+            return image, labels
+        return resample(image, grid, fill=AIR), resample(labels, grid, mode="nearest")
+
+    return Pair(
+        *seen(pair.fixed, pair.fixed_labels, fixed),
+        *seen(pair.moving, pair.moving_labels, moving),
+        None,
+    )
+
+
+def shifted(image: Image, offset_mm: list[float]) -> Image:
+    affine = image.grid.affine.copy()
+    affine[:3, 3] += offset_mm
+    return Image(image.data, Grid(image.grid.shape, affine), image.name)
+
+
+def dice(a: torch.Tensor, b: torch.Tensor) -> float:
+    present = [k for k in ORGANS if (a == k).any() or (b == k).any()]
+    return float(
+        np.mean([2 * int(((a == k) & (b == k)).sum()) / int((a == k).sum() + (b == k).sum())
+                 for k in present])
+    )  # fmt: skip
+
+
+def gain(result: Registration) -> float:
+    """How much Dice rises over the initial alignment."""
+    labels = result.labels
+    assert labels is not None
+    aligned, warped = (dice(labels.fixed.data, m.data) for m in (labels.aligned, labels.warped))
+    return warped - aligned
+
+
+# Grids of the fixed (None: as the phantom lies) and of the moving image, initial alignment.
+OBLIQUE = {"degrees": (15, -10, 20)}
+PERMUTED = {"shape": (36, 40, 32), "axes": (2, 0, 1)}
+ANISOTROPIC = {"shape": (56, 44, 20), "spacing": (6, 6, 14)}
+PLACES: dict[str, tuple[dict | None, dict | None, str]] = {
+    "oblique": (None, OBLIQUE, "none"),
+    "flipped": ({"flips": (-1, -1, 1)}, {"flips": (1, -1, -1)}, "none"),
+    "permuted": (None, PERMUTED, "none"),
+    "anisotropic": (None, ANISOTROPIC, "none"),
+    "all together": (
+        {"shape": (44, 18, 36), "spacing": (8, 14, 8), "degrees": (-8, 5, 12), "flips": (-1, 1, 1)},
+        {
+            "shape": (30, 42, 36), "spacing": (10, 7.5, 8), "degrees": (10, 12, -9),
+            "axes": (2, 0, 1), "flips": (1, -1, 1), "shift_mm": (9, -5, 4),
+        },
+        "center-of-mass",
+    ),
+}  # fmt: skip
+
+
+def warped_by_itk(folder: Path, result: Registration, moving: Path, labels: bool) -> np.ndarray:
+    """SimpleITK applies the written transforms to the moving file, on the grid of Warped."""
+    sitk = pytest.importorskip("SimpleITK")
+    field = sitk.ReadImage(str(folder / "1Warp.nii.gz"), sitk.sitkVectorFloat64)
+    chain = [sitk.DisplacementFieldTransform(field)]
+    if result.initial is not None:
+        chain.insert(0, sitk.ReadTransform(str(folder / "0GenericAffine.mat")))  # last first
+    warped = sitk.Resample(
+        sitk.ReadImage(str(moving)),
+        sitk.ReadImage(str(folder / "Warped.nii.gz")),
+        sitk.CompositeTransform(chain),
+        sitk.sitkNearestNeighbor if labels else sitk.sitkLinear,
+        0.0 if labels else float(result.warped.data.min()),
+    )
+    return sitk.GetArrayFromImage(warped).transpose(2, 1, 0)
+
+
+@pytest.mark.parametrize("place_name", PLACES)
+def test_itk_gives_what_we_wrote_wherever_the_images_lie(tmp_path, monkeypatch, pair, place_name):
+    fixed_place, moving_place, initial = PLACES[place_name]
+    grids = [
+        None if where is None else place(pair.fixed.grid, **where)
+        for where in (fixed_place, moving_place)
+    ]
+    seen = moved_to(pair, *grids)
+    write_nifti(tmp_path / "moving.nii.gz", seen.moving.data, seen.moving.grid.affine)
+    write_nifti(tmp_path / "labels.nii.gz", seen.moving_labels.data, seen.moving.grid.affine)
+    result = register(
+        source(seen.fixed),
+        tmp_path / "moving.nii.gz",
+        initial=initial,
+        window=WINDOW,
+        fixed_labels=source(seen.fixed_labels),
+        moving_labels=tmp_path / "labels.nii.gz",
+    )
+    assert gain(result) > 0.1
+    monkeypatch.setattr(outputs, "registration_picture", lambda *_: None)  # it takes a second
+    outputs.save(result, f"{tmp_path}/", make_report(result))
+
+    def written(name: str) -> np.ndarray:
+        image = read_image(tmp_path / name, name)
+        assert image.grid.matches(seen.fixed.grid)
+        return image.data.numpy()
+
+    theirs = warped_by_itk(tmp_path, result, tmp_path / "moving.nii.gz", labels=False)
+    # Rounding puts a point on the moving image's very edge inside for one and outside for one.
+    assert (np.abs(theirs - written("Warped.nii.gz")) < 0.5).mean() > 0.9995
+    theirs = warped_by_itk(tmp_path, result, tmp_path / "labels.nii.gz", labels=True)
+    assert (theirs == written("WarpedLabels.nii.gz")).mean() > 0.9995
+
+    fill = float(seen.moving.data.min())
+    names = ["1Warp.nii.gz"] + (["0GenericAffine.mat"] if result.initial else [])
+    for transforms in (result.transforms, [read_transform(tmp_path / name) for name in names]):
+        again = resample(seen.moving, seen.fixed.grid, transforms, fill=fill).data
+        assert ((again - result.warped.data).abs() < 0.5).float().mean() > 0.9995
+
+
+def test_nothing_depends_on_the_order_in_which_voxels_are_stored(pair, plain):
+    """Axes permuted and flipped in storage, the world as before: one field in the world."""
+    stored = place(pair.fixed.grid, **PERMUTED, flips=(-1, -1, 1))
+    lps = moved_to(pair, stored, stored)
+    volumes = [Nifti1Image(*source(image)) for image in (lps.fixed, lps.moving)]
+    canonical = [as_closest_canonical(volume) for volume in volumes]
+    assert canonical[0].shape == SIZE["shape"] != volumes[0].shape
+    by_storage = register(*volumes, window=WINDOW).field
+    by_canonical = register(*canonical, window=WINDOW).field
+    as_volume = Nifti1Image(
+        by_storage.displacement_mm[0].permute(1, 2, 3, 0).numpy(), by_storage.grid.affine
+    )
+    turned = np.asarray(as_closest_canonical(as_volume).dataobj)
+    difference = by_canonical.displacement_mm[0].permute(1, 2, 3, 0).numpy() - turned
+    length = by_canonical.displacement_mm.norm(dim=1).mean()
+    assert np.linalg.norm(difference, axis=-1).mean() < 0.02 * length
+    # And the same as on the grid the phantom was made on, which is the canonical one.
+    torch.testing.assert_close(
+        by_canonical.displacement_mm, plain.field.displacement_mm, atol=0.05, rtol=0
+    )
+
+
+@pytest.mark.parametrize("encoder", ["mind", "raw"])
+def test_known_deformation_is_found(encoder):
+    pair = deformed_pair(0, max_displacement_mm=40.0, **SIZE)
+    truth = pair.displacement
+    assert truth is not None
+    result = register(*sources(pair), encoder=encoder, window=WINDOW, **label_sources(pair))
+    body = pair.fixed.data > -300
+    before = truth.norm(dim=1)[0][body].mean()
+    after = (result.displacement - truth).norm(dim=1)[0][body].mean()
+    assert after < 0.5 * before
+    assert gain(result) > 0.2
+    assert jacobian_determinant(result.displacement).min() > 0
+
+
+def test_field_in_voxels_and_in_millimetres_agree(plain):
+    linear = torch.from_numpy(plain.fixed.grid.affine[:3, :3]).float()
+    mm = torch.einsum("ij,bj...->bi...", linear, plain.displacement)
+    torch.testing.assert_close(mm, plain.field.displacement_mm, atol=1e-3, rtol=1e-4)
+
+
+def test_working_spacing_gives_the_result_on_the_fixed_grid(pair):
+    grid = place(pair.fixed.grid, **ANISOTROPIC)
+    seen = moved_to(pair, grid, None)
+    result = register(*sources(seen), spacing_mm=8.0, window=WINDOW, **label_sources(seen))
+    np.testing.assert_allclose(result.working_grid.spacing, 8.0)
+    assert result.working_grid.shape == (42, 33, 35)
+    for image in (result.warped, result.aligned, result.entropy):
+        assert image.data.shape == grid.shape and image.grid.matches(grid)
+    for field in (result.field, result.inverse_field):
+        assert field.displacement_mm.shape == (1, 3, *grid.shape) and field.grid.matches(grid)
+    assert gain(result) > 0.1
+    assert result.entropy.data.min() >= 0
+    # Resampled once, from the moving image's own voxels.
+    again = resample(pair.moving, grid, result.transforms, fill=float(pair.moving.data.min()))
+    assert torch.equal(again.data, result.warped.data)
+
+
+def test_center_of_mass_brings_distant_images_together(pair):
+    offset = [150.0, -220.0, 300.0]
+    far, far_labels = shifted(pair.moving, offset), shifted(pair.moving_labels, offset)
+    with pytest.raises(InputError, match=r"do not overlap in world space.*center-of-mass"):
+        register(source(pair.fixed), source(far))
+    result = register(
+        source(pair.fixed),
+        source(far),
+        initial="center-of-mass",
+        window=WINDOW,
+        fixed_labels=source(pair.fixed_labels),
+        moving_labels=source(far_labels),
+    )
+    assert result.initial is not None and result.labels is not None
+    np.testing.assert_allclose(result.initial.matrix[:3, :3], np.eye(3))
+    assert np.linalg.norm(result.initial.matrix[:3, 3] - offset) < 30
+    assert dice(result.labels.fixed.data, result.labels.moving.data) == 0
+    assert gain(result) > 0.1
+    assert result.transforms == [result.field, result.initial]
+
+
+def test_initial_transform_from_a_file_maps_fixed_to_moving(tmp_path, pair, plain):
+    """The moving image is turned and shifted; the file undoes exactly that."""
+    matrix = np.eye(4)
+    matrix[:3, :3] = Rotation.from_euler("xyz", [20, -15, 30], degrees=True).as_matrix()
+    matrix[:3, 3] = [40, -25, 10]
+    write_affine(tmp_path / "initial.tfm", AffineTransform(matrix))
+    moving = pair.moving.data.numpy(), matrix @ pair.moving.grid.affine
+    result = register(
+        source(pair.fixed), moving, initial=str(tmp_path / "initial.tfm"), window=WINDOW
+    )
+    assert result.initial is not None
+    np.testing.assert_allclose(result.initial.matrix, matrix, atol=1e-9)
+    difference = result.field.displacement_mm - plain.field.displacement_mm
+    assert difference.norm(dim=1).mean() < 0.1
+    assert (result.warped.data - plain.warped.data).abs().mean() < 1
+
+
+def test_affine_alignment_finds_a_turned_image(monkeypatch, pair):
+    pytest.importorskip("SimpleITK")
+    monkeypatch.setattr(alignment, "_WORKING_VOXELS", 40)  # for speed
+    turn = np.eye(4)
+    turn[:3, :3] = Rotation.from_euler("xyz", [10, -8, 15], degrees=True).as_matrix()
+    turn[:3, 3] = [30, 15, -20]
+    small = place(pair.fixed.grid, shape=(30, 24, 27), spacing=(10.7, 10.7, 10.7))
+    fixed = resample(pair.fixed, small, fill=AIR)
+    moving = fixed.data.numpy(), turn @ small.affine
+    result = register(source(fixed), moving, initial="affine", window=WINDOW)
+    assert result.initial is not None
+    body = torch.from_numpy(np.argwhere(fixed.data.numpy() > -300).T).double()
+    points = AffineTransform(small.affine)(body[None])
+    error = (result.initial(points) - AffineTransform(turn)(points)).norm(dim=1)
+    assert error.mean() < 3
+    assert (result.warped.data - fixed.data).abs()[fixed.data > -300].mean() < 30
+
+
+def test_inverse_brings_the_fixed_image_to_the_moving_one(pair):
+    offset = [60.0, -40.0, 25.0]
+    seen = Pair(
+        pair.fixed, pair.fixed_labels,
+        shifted(pair.moving, offset), shifted(pair.moving_labels, offset), None,
+    )  # fmt: skip
+    result = register(*sources(seen), initial="center-of-mass", window=WINDOW)
+    assert result.initial is not None
+    back: list[Transform] = [result.initial.inverse(), result.inverse_field]
+    moving_grid = seen.moving.grid
+
+    def score(transforms: list[Transform]) -> float:
+        labels = resample(pair.fixed_labels, moving_grid, transforms, mode="nearest")
+        return dice(labels.data, seen.moving_labels.data)
+
+    assert score(back) > score(back[:1]) + 0.1
+    assert make_report(result).inverse_error_voxels < 0.1
+
+
+def test_files_nibabel_images_and_arrays_give_the_same(tmp_path, pair, plain):
+    volumes: dict[str, Any] = {}
+    for name in ("fixed", "moving", "fixed_labels", "moving_labels"):
+        volumes[name] = Nifti1Image(*source(getattr(pair, name)))
+        volumes[name].to_filename(tmp_path / f"{name}.nii.gz")
+    paths: dict[str, Any] = {name: str(tmp_path / f"{name}.nii.gz") for name in volumes}
+    for kinds in (paths, volumes):
+        result = register(**kinds, window=WINDOW)
+        assert torch.equal(result.field.displacement_mm, plain.field.displacement_mm)
+        assert torch.equal(result.warped.data, plain.warped.data)
+        assert result.labels is not None and plain.labels is not None
+        assert torch.equal(result.labels.warped.data, plain.labels.warped.data)
+
+
+def test_registering_leaves_its_inputs_alone(pair):
+    fixed, moving = (array.copy() for array, _ in sources(pair))
+    register((fixed, pair.fixed.grid.affine), (moving, pair.moving.grid.affine))
+    np.testing.assert_array_equal(fixed, pair.fixed.data)
+    np.testing.assert_array_equal(moving, pair.moving.data)
+
+
+@pytest.mark.parametrize("part", [slice(0, 20), slice(14, 36)])
+def test_partial_field_of_view_is_masked(pair, plain, part):
+    """Half of the moving patient is missing: the half that is there comes out as before."""
+    affine = pair.moving.grid.affine.copy()
+    affine[:3, 3] += affine[:3, 2] * part.start
+    cropped = pair.moving.data[..., part].numpy(), affine
+    labels = pair.moving_labels.data[..., part].numpy(), affine
+    result = register(
+        source(pair.fixed),
+        cropped,
+        window=WINDOW,
+        fixed_labels=source(pair.fixed_labels),
+        moving_labels=labels,
+    )
+    length, usual = (r.field.displacement_mm.norm(dim=1).max() for r in (result, plain))
+    assert length < 1.5 * usual
+    assert jacobian_determinant(result.displacement).min() > 0
+    assert result.labels is not None
+    fixed, before, after = (
+        m.data[..., part]
+        for m in (result.labels.fixed, result.labels.aligned, result.labels.warped)
+    )
+    assert dice(fixed, after) > dice(fixed, before) + 0.05
+
+
+def test_slice_of_one_voxel_is_registered(pair):
+    seen = moved_to(pair, *[place(pair.fixed.grid, shape=(40, 32, 1))] * 2)
+    result = register(*sources(seen), window=WINDOW, **label_sources(seen))
+    assert torch.isfinite(result.displacement).all()
+    assert gain(result) > 0
+
+
+def test_layer_encoder_and_progress_are_used(pair):
+    class Constant(torch.nn.Module):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return torch.zeros_like(image)
+
+    stages: list[str] = []
+    layer = VoxelOptLayer(levels=2)
+    result = register(*sources(pair), encoder=Constant(), layer=layer, progress=stages.append)
+    assert not result.displacement.any()  # equal costs everywhere: nothing moves
+    assert torch.equal(result.warped.data, result.aligned.data)
+    assert stages == [
+        "reading the images", "initial alignment", "features", "level 1 of 2", "level 2 of 2",
+        "composing", "resampling",
+    ]  # fmt: skip
+    assert result.labels is None and result.seconds > 0
+
+
+def test_labels_are_refused_where_they_do_not_fit(pair):
+    fixed, moving = sources(pair)
+    labels = label_sources(pair)
+    array, affine = labels["moving_labels"]
+    with pytest.raises(InputError, match="both the fixed and the moving"):
+        register(fixed, moving, fixed_labels=labels["fixed_labels"])
+    other = {"shape": (array[1:], affine), "affine": (array, affine @ np.diag([1, 1, 1.1, 1]))}
+    for wrong in other.values():
+        with pytest.raises(InputError, match="moving labels does not lie on the grid of moving"):
+            register(fixed, moving, **{**labels, "moving_labels": wrong})
+    with pytest.raises(InputError, match="moving labels: labels must be 0 or above, found -1"):
+        register(fixed, moving, **{**labels, "moving_labels": (array - 1, affine)})
+    with pytest.raises(InputError, match="0 everywhere"):
+        empty = 0 * array, affine
+        register(fixed, moving, fixed_labels=empty, moving_labels=empty)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"spacing_mm": 0.0}, "above 0 mm"),
+        ({"spacing_mm": float("nan")}, "above 0 mm"),
+        ({"spacing_mm": float("inf")}, "above 0 mm"),
+        ({"spacing_mm": 1e-9}, "makes .* voxels"),
+        ({"window": (300.0, -200.0)}, "from low to high"),
+        ({"encoder": "sift"}, "one of mind, raw"),
+        ({"initial": "centre"}, "no such file"),
+    ],
+)
+def test_settings_out_of_range_are_refused(pair, settings, message):
+    with pytest.raises(InputError, match=message):
+        register(*sources(pair), **settings)
