@@ -73,7 +73,8 @@ def test_masks_leave_no_preference(shape):
     mask[hole] = 0
     plain = cost_volume(fixed, moving)
     for name, reach in (("fixed_mask", 0), ("moving_mask", 1)):
-        masked = cost_volume(fixed, moving, **{name: mask})
+        masks = {name: mask}
+        masked = cost_volume(fixed, moving, **masks)  # pyright: ignore[reportArgumentType]
         silent = torch.zeros(2, 1, *shape, dtype=torch.bool)
         silent[(slice(None), 0, *[slice(2 - reach, 3 + reach)] * len(shape))] = True
         torch.testing.assert_close(masked, torch.where(silent, 0, plain))

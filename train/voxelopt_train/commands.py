@@ -23,13 +23,14 @@ from voxelopt_train.report import make_report, summary_table
 from voxelopt_train.resampling import resample
 from voxelopt_train.transforms import read_transform
 
-_CT_WINDOW = (-800.0, 500.0)
+# Intensities that are matched, and those that are shown.
+_CT_WINDOW, _SOFT_TISSUE = (-800.0, 500.0), (-160.0, 240.0)
 
 
 def run_register(options: Namespace) -> None:
     """``voxelopt register``: two files in, warped image, transforms and report out."""
     window = None if options.window is None else (options.window[0], options.window[1])
-    _register_and_save(
+    written = _register_and_save(
         options,
         options.fixed,
         options.moving,
@@ -40,6 +41,7 @@ def run_register(options: Namespace) -> None:
         protocol=options.protocol,
         extra={name: getattr(options, name) for name in ("inverse", "entropy", "jacobian")},
     )
+    print("wrote", *written, sep="\n  ")
 
 
 def run_demo(options: Namespace) -> None:
@@ -53,14 +55,17 @@ def run_demo(options: Namespace) -> None:
             image = getattr(pair, name)
             paths[name] = temporary / f"{start}{name}.nii.gz"
             write_nifti(paths[name], image.data, image.grid.affine)
-        _register_and_save(
+        written = _register_and_save(
             options,
             paths["fixed"],
             paths["moving"],
             labels=(paths["fixed_labels"], paths["moving_labels"]),
             window=_CT_WINDOW,
+            shown=_SOFT_TISSUE,
             extra={"inverse": True, "entropy": True, "jacobian": True},
         )
+    written += [folder / path.name for path in paths.values()]
+    print("wrote", *written, sep="\n  ")
 
 
 def run_apply(options: Namespace) -> None:
@@ -89,8 +94,10 @@ def _register_and_save(
     spacing_mm: float | None = None,
     initial: str = "none",
     window: tuple[float, float] | None = None,
+    shown: tuple[float, float] | None = None,
     protocol: Protocol = "voxelopt",
-) -> None:
+) -> list[Path]:
+    """Register, write everything and print the table; returns the files."""
     layer, device = _layer(options), _device(options.device)
     check_writable(split_prefix(options.output)[0])
     with _progress(stages=7 + layer.levels) as stage:
@@ -110,9 +117,9 @@ def _register_and_save(
         stage("evaluating")
         report = make_report(result, protocol)
         stage("writing")
-        written = save(result, options.output, report, window=window, **extra)
+        written = save(result, options.output, report, window=shown or window, **extra)
     Console().print(summary_table(report))
-    print("wrote", *written, sep="\n  ")
+    return written
 
 
 def _layer(options: Namespace) -> VoxelOptLayer:
