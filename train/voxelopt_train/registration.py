@@ -22,21 +22,12 @@ from voxelopt_train.alignment import initial_alignment
 from voxelopt_train.errors import InputError
 from voxelopt_train.grids import Grid, bounding_box_overlap, isotropic_grid
 from voxelopt_train.images import Image, ImageLike, read_image
+from voxelopt_train.label_maps import LabelMaps, read_label_pair, warp_label_maps
 from voxelopt_train.resampling import resample
 from voxelopt_train.transforms import AffineTransform, DisplacementField, Transform, voxels_to_mm
 
 ENCODERS = ("mind", "raw")
 _MOST_VOXELS = 2**31  # beyond any memory: the spacing is a slip
-
-
-@dataclass(frozen=True, eq=False)
-class LabelMaps:
-    """Labels on the fixed grid; ``moving`` as they lie in the world, ``aligned`` initially."""
-
-    fixed: Image
-    moving: Image
-    aligned: Image
-    warped: Image
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +99,7 @@ def register(
     report = progress or (lambda stage: None)
     report("reading the images")
     fixed_image, moving_image = read_image(fixed, "fixed image"), read_image(moving, "moving image")
-    label_images = _read_labels(fixed_labels, moving_labels, fixed_image, moving_image)
+    label_images = read_label_pair(fixed_labels, moving_labels, fixed_image, moving_image)
     grid = _working_grid(fixed_image.grid, spacing_mm)
     net = RegistrationNet(_encoder(encoder, window), layer).to(device).eval()
     report("initial alignment")
@@ -133,7 +124,7 @@ def register(
         inverse_field=inverse_field,
         initial=alignment,
         entropy=resample(Image(entropy[0, 0], grid, "entropy"), fixed_image.grid),
-        labels=None if label_images is None else _warp_labels(*label_images, before, transforms),
+        labels=None if label_images is None else warp_label_maps(*label_images, before, transforms),
         working_grid=grid,
         seconds=seconds,
     )
@@ -228,40 +219,3 @@ def _check_overlap(fixed: Image, moving: Image, alignment: AffineTransform | Non
     if not bounding_box_overlap(fixed.grid, moved):
         hint = " (try an initial alignment, as center-of-mass)" if alignment is None else ""
         raise InputError(f"{fixed.name} and {moving.name} do not overlap in world space{hint}")
-
-
-def _read_labels(
-    fixed_labels: ImageLike | None, moving_labels: ImageLike | None, fixed: Image, moving: Image
-) -> tuple[Image, Image] | None:
-    if fixed_labels is None and moving_labels is None:
-        return None
-    if fixed_labels is None or moving_labels is None:
-        raise InputError("labels are compared, so both the fixed and the moving ones are needed")
-    pair = []
-    for source, name, image in (
-        (fixed_labels, "fixed labels", fixed),
-        (moving_labels, "moving labels", moving),
-    ):
-        labels = read_image(source, name, labels=True)
-        if not labels.grid.matches(image.grid):
-            raise InputError(
-                f"{labels.name} does not lie on the grid of {image.name}: expected shape "
-                f"{image.grid.shape} and the same affine, got shape {labels.grid.shape}"
-            )
-        if labels.data.min() < 0:
-            raise InputError(f"{labels.name}: labels must be 0 or above, found {labels.data.min()}")
-        pair.append(labels)
-    if not any(labels.data.any() for labels in pair):
-        raise InputError("the labels are 0 everywhere, there is nothing to compare")
-    return pair[0], pair[1]
-
-
-def _warp_labels(
-    fixed: Image, moving: Image, before: list[AffineTransform], transforms: list[Transform]
-) -> LabelMaps:
-    return LabelMaps(
-        fixed=fixed,
-        moving=resample(moving, fixed.grid, mode="nearest"),
-        aligned=resample(moving, fixed.grid, before, mode="nearest"),
-        warped=resample(moving, fixed.grid, transforms, mode="nearest"),
-    )

@@ -1,0 +1,66 @@
+"""A folder with two images, and commands run in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from nibabel.nifti1 import Nifti1Image
+
+from command_line import (
+    Run,
+    contents,
+    sentence,
+)
+from voxelopt_train import outputs
+from voxelopt_train.cli import main
+from voxelopt_train.phantom import Pair, phantom_pair
+
+
+@pytest.fixture(scope="module")
+def pair() -> Pair:
+    return phantom_pair(0, shape=(40, 32, 36), spacing_mm=8.0)
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pair: Pair) -> Path:
+    """The current folder, with a pair of images and label maps."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("fixed", "moving", "fixed_labels", "moving_labels"):
+        image = getattr(pair, name)
+        Nifti1Image(image.data.numpy(), image.grid.affine).to_filename(f"{name}.nii.gz")
+    return tmp_path
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run a command: exit code, standard output, standard error."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = main(arguments)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+@pytest.fixture
+def no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The picture takes longer than all the rest."""
+    monkeypatch.setattr(outputs, "registration_picture", lambda path, *_: path.write_bytes(b""))
+
+
+@pytest.fixture
+def refused(run: Run, folder: Path) -> Callable[..., str]:
+    """Run a command that has to be refused, with nothing written; returns its sentence."""
+
+    def refused(*arguments: str) -> str:
+        before = contents(folder)
+        code, out, err = run(*arguments)
+        assert code == 2 and out == ""
+        assert contents(folder) == before
+        return sentence(err)
+
+    return refused

@@ -1,0 +1,162 @@
+"""Bad input gives one sentence and code 2, and nothing is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from nibabel.nifti1 import Nifti1Image
+
+from command_line import (
+    AFFINE,
+    LABELS,
+)
+from voxelopt_train import commands
+
+
+def write_bad_file(kind: str) -> str:
+    array = np.random.default_rng(0).normal(size=(8, 7, 6)).astype(np.float32)
+    affine, name = AFFINE, f"{kind.replace(' ', '_')}.nii.gz"
+    if kind == "folder":
+        Path(name).mkdir()
+    elif kind == "truncated":
+        whole = Path("fixed.nii.gz").read_bytes()
+        Path(name).write_bytes(whole[: len(whole) // 2])
+    elif kind == "truncated, not compressed":
+        name = "truncated.nii"
+        Nifti1Image(array, affine).to_filename(name)
+        Path(name).write_bytes(Path(name).read_bytes()[:-200])
+    elif kind == "text":
+        Path(name).write_text("no image\n")
+    elif kind == "empty":
+        Path(name).touch()
+    elif kind != "missing":
+        if kind == "4-D":
+            array = np.stack([array, array], axis=-1)
+        elif kind == "colour":
+            array = np.zeros(array.shape, dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
+        elif kind == "singular":
+            affine = np.diag([8.0, 0.0, 8.0, 1.0])
+        else:
+            array[3, 3, 3] = float(kind)
+        image = Nifti1Image(array, None)
+        image.set_sform(affine, code=1)
+        image.to_filename(name)
+    return name
+
+
+BAD_FILES = {
+    "missing": "there is no such file",
+    "folder": "this is a folder",
+    "truncated": "truncated or damaged",
+    "truncated, not compressed": "truncated or damaged",
+    "text": "not a NIfTI image, or a damaged one",
+    "empty": "not a NIfTI image, or a damaged one",
+    "4-D": "expected a single 3-D volume, got shape (8, 7, 6, 2)",
+    "colour": "this is a colour image",
+    "nan": "NaN or infinite",
+    "inf": "NaN or infinite",
+    "singular": "the affine is singular",
+}
+ROLES = {
+    "fixed": ["register", "BAD", "moving.nii.gz", "-o", "out/"],
+    "moving": ["register", "fixed.nii.gz", "BAD", "-o", "out/new/a_"],
+    "labels": [
+        "register", "fixed.nii.gz", "moving.nii.gz", "-o", "out/",
+        "--fixed-labels", "BAD", "--moving-labels", "moving_labels.nii.gz",
+    ],
+    "image": ["apply", "BAD", "-r", "fixed.nii.gz", "-o", "out/a.nii.gz"],
+    "reference": ["apply", "moving.nii.gz", "-r", "BAD", "-o", "out/a.nii.gz"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("kind", BAD_FILES)
+def test_bad_file(refused, kind, role):
+    name = write_bad_file(kind)
+    message = refused(*[name if a == "BAD" else a for a in ROLES[role]])
+    assert name in message and BAD_FILES[kind] in message
+
+
+@pytest.mark.parametrize(
+    ("transform", "expected"),
+    [
+        ("missing.mat", "missing.mat"),
+        ("missing.nii.gz", "no such file"),
+        ("text.mat", "not an ITK transform file"),
+        ("text.tfm", "not an ITK transform file"),
+        ("moving.nii.gz", "expected an ITK displacement field"),
+        ("[moving.nii.gz,1]", "a displacement field cannot be inverted here"),
+    ],
+)
+def test_bad_transform(refused, transform, expected):
+    for name in ("text.mat", "text.tfm"):
+        Path(name).write_text("no transform\n")
+    apply = ["apply", "moving.nii.gz", "-r", "fixed.nii.gz", "-o", "out/a.nii.gz"]
+    assert expected in refused(*apply, "-t", transform)
+    register = ["register", "fixed.nii.gz", "moving.nii.gz", "-o", "out/"]
+    assert transform in refused(*register, "--initial", transform)
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ("", "register,apply,demo"),
+        ("registr a b -o out/", "invalid choice: 'registr'"),
+        ("register", "arguments are required: fixed, moving, output"),
+        ("apply moving.nii.gz", "arguments are required: reference, output"),
+        ("demo -o", "-o/--output: expected one argument"),
+        ("register fixed.nii.gz moving.nii.gz -o out/ --smooth 3", "--smooth"),
+        ("register fixed.nii.gz moving.nii.gz third.nii.gz -o out/", "third.nii.gz"),
+        ("register fixed.nii.gz moving.nii.gz -o out/ --spacing two", "--spacing: expected a num"),
+        ("register fixed.nii.gz moving.nii.gz -o out/ --spacing 0", "above 0 mm"),
+        ("register fixed.nii.gz moving.nii.gz -o out/ --spacing -2", "above 0 mm"),
+        ("register fixed.nii.gz moving.nii.gz -o out/ --spacing 1e-9", "makes 2e+34 voxels"),
+        ("register fixed.nii.gz moving.nii.gz -o out/ --window 5", "--window: expected 2"),
+        ("register fixed.nii.gz moving.nii.gz -o out/ --window 5 x", "--window: expected a num"),
+        ("register fixed.nii.gz moving.nii.gz -o out/ --window 5 -5", "from low to high, got 5 -5"),
+        ("register fixed.nii.gz moving.nii.gz -o out/ --features sift", "invalid choice: 'sift'"),
+        ("register fixed.nii.gz moving.nii.gz -o out/ --protocol mine", "invalid choice: 'mine'"),
+        ("register fixed.nii.gz moving.nii.gz -o out/ --initial centre", "center-of-mass, affine"),
+        ("register fixed.nii.gz moving.nii.gz -o out/ --fixed-labels a.nii", "both the fixed and"),
+        ("register fixed.nii.gz moving.nii.gz -o out/ --device warp9", "--device warp9"),
+        ("register fixed.nii.gz moving.nii.gz -o out/ --device meta", "--device meta"),
+        ("demo --device cuda:99", "--device cuda:99"),
+        ("demo --seed one", "--seed: expected a whole number, got one"),
+        ("demo --preset best", "invalid choice: 'best' (choose from"),
+        ("demo --layer.speed 3", "does not accept option 'speed'"),
+        ("demo --layer.levels", "expected one argument"),
+        ("demo --layer.levels few", "--layer.levels: expected a whole number, got few"),
+        ("demo --layer.levels 2.5", "--layer.levels: expected a whole number, got 2.5"),
+        ("demo --layer.levels 0", "levels, search_radius and warps_per_level must be at least 1"),
+        ("demo --layer.alpha nan", "--layer.alpha: expected a number, got nan"),
+        ("demo --layer.theta 5", "--layer.theta: expected a list, got 5"),
+        ("demo --layer.ties odd", "--layer.ties: expected one of 'mean', 'sum', got odd"),
+        ("demo --layer.dissimilarity far", "--layer.dissimilarity: expected one of 'l1', "),
+        ("demo --layer.sigma_range [1,2,3]", "--layer.sigma_range cannot be [1, 2, 3]"),
+        ("apply moving.nii.gz -r fixed.nii.gz -o out/a.mha", "name ending in .nii or .nii.gz"),
+        ("apply moving.nii.gz -r fixed.nii.gz -o out/", "name ending in .nii or .nii.gz"),
+        ("apply moving.nii.gz --labels -r fixed.nii.gz -o out/a.nii", "must be whole numbers"),
+    ],
+)
+def test_bad_command(refused, monkeypatch, pair, command, expected):
+    monkeypatch.setattr(commands, "phantom_pair", lambda seed: pair)
+    assert expected in refused(*command.split())
+
+
+def test_images_that_do_not_overlap(refused, pair):
+    affine = pair.moving.grid.affine.copy()
+    affine[2, 3] += 400
+    Nifti1Image(pair.moving.data.numpy(), affine).to_filename("far.nii.gz")
+    message = refused("register", "fixed.nii.gz", "far.nii.gz", "-o", "out/")
+    assert "fixed.nii.gz and far.nii.gz do not overlap in world space" in message
+
+
+@pytest.mark.parametrize("which", ["fixed", "moving"])
+def test_labels_on_another_grid(refused, pair, which):
+    affine = pair.fixed.grid.affine @ np.diag([1.0, 1.0, 1.5, 1.0])
+    labels = getattr(pair, f"{which}_labels").data.numpy()
+    Nifti1Image(labels, affine).to_filename(f"{which}_labels.nii.gz")
+    message = refused("register", "fixed.nii.gz", "moving.nii.gz", "-o", "out/", *LABELS)
+    assert f"{which}_labels.nii.gz does not lie on the grid of {which}.nii.gz" in message

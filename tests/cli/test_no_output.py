@@ -1,0 +1,120 @@
+"""Where the results cannot be written, or work is broken off, nothing is left half done."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from command_line import (
+    QUICK,
+)
+from voxelopt_train import commands, outputs
+from voxelopt_train.cli import main
+
+
+def every_command(output: str) -> Iterator[list[str]]:
+    yield ["register", "fixed.nii.gz", "moving.nii.gz", "-o", f"{output}/", *QUICK]
+    yield ["demo", "-o", f"{output}/", *QUICK]
+    yield ["apply", "moving.nii.gz", "-r", "fixed.nii.gz", "-o", f"{output}/a.nii.gz"]
+
+
+def test_output_folder_with_a_file_in_the_way(refused, monkeypatch, pair):
+    monkeypatch.setattr(commands, "phantom_pair", lambda seed: pair)
+    Path("file").write_text("mine")
+    for output in ("file", "file/below"):
+        for command in every_command(output):
+            message = refused(*command)
+            assert f"output folder {output} cannot be made: file is a file" in message
+
+
+def test_output_folder_without_permission(refused, monkeypatch, pair):
+    """Access is denied to a superuser by pretence only, to others in earnest."""
+    monkeypatch.setattr(commands, "phantom_pair", lambda seed: pair)
+    Path("locked").mkdir(mode=0o555)
+    if os.access("locked", os.W_OK):
+        granted = os.access
+        monkeypatch.setattr(
+            os, "access", lambda path, mode: "locked" not in str(path) and granted(path, mode)
+        )
+    for output in ("locked", "locked/below"):
+        for command in every_command(output):
+            assert "no permission" in refused(*command)
+
+
+def test_output_name_that_is_too_long(refused, no_picture):
+    Path("there").mkdir()
+    message = refused("register", "fixed.nii.gz", "moving.nii.gz", "-o", f"there/{'a' * 300}_")
+    assert "name too long" in message
+
+
+def test_a_folder_in_the_place_of_a_file_keeps_all_older_results(refused, no_picture):
+    Path("out/Warped.nii.gz").mkdir(parents=True)
+    for name in ("1Warp.nii.gz", "Report.json"):
+        Path("out", name).write_text("old")
+    message = refused("register", "fixed.nii.gz", "moving.nii.gz", "-o", "out/", *QUICK)
+    assert "out/Warped.nii.gz cannot be written: there is a folder of this name" in message
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (OSError(28, "No space left on device"), "No space left on device"),
+        (KeyboardInterrupt(), "interrupted, nothing was written"),
+    ],
+)
+@pytest.mark.parametrize("command", ["register", "demo"])
+@pytest.mark.parametrize("older", [False, True])
+def test_failure_while_writing(refused, monkeypatch, pair, command, error, expected, older):
+    monkeypatch.setattr(commands, "phantom_pair", lambda seed: pair)
+    if older:
+        Path("out").mkdir()
+        for name in ("Warped.nii.gz", "fixed.nii.gz"):
+            Path("out", name).write_text("old")
+
+    def fail(*_):
+        raise error
+
+    # Warped.nii.gz and the demo's phantoms are complete by then.
+    monkeypatch.setattr(outputs, "write_displacement_field", fail)
+    files = ["fixed.nii.gz", "moving.nii.gz"] if command == "register" else []
+    assert expected in refused(command, *files, "-o", "out/", *QUICK)
+
+
+@pytest.mark.parametrize("command", ["register", "apply"])
+def test_interruption_while_working(refused, monkeypatch, command):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(commands, {"register": "register", "apply": "resample"}[command], interrupt)
+    arguments = next(c for c in every_command("out") if c[0] == command)
+    assert refused(*arguments) == "interrupted, nothing was written"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    ],
+)
+def test_out_of_memory_says_what_to_do(refused, monkeypatch, error):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(commands, "register", fail)
+    message = refused("register", "fixed.nii.gz", "moving.nii.gz", "-o", "out/")
+    assert "not enough memory" in message and "--spacing" in message
+
+
+def test_a_bug_is_not_hidden_as_bad_input(monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(commands, "register", fail)
+    with pytest.raises(RuntimeError, match="shapes"):
+        main(["register", "fixed.nii.gz", "moving.nii.gz", "-o", "out/"])

@@ -1,0 +1,63 @@
+"""Label maps beside a registration: read with their images, and resampled as they are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from voxelopt_train.errors import InputError
+from voxelopt_train.images import Image, ImageLike, read_image
+from voxelopt_train.resampling import resample
+from voxelopt_train.transforms import AffineTransform, Transform
+
+
+@dataclass(frozen=True, eq=False)
+class LabelMaps:
+    """Labels on the fixed grid; ``moving`` as they lie in the world, ``aligned`` initially."""
+
+    fixed: Image
+    moving: Image
+    aligned: Image
+    warped: Image
+
+
+def read_label_pair(
+    fixed_labels: ImageLike | None, moving_labels: ImageLike | None, fixed: Image, moving: Image
+) -> tuple[Image, Image] | None:
+    """Read the label maps of two images; None if there are none.
+
+    Raises:
+        InputError: one is missing, not on the grid of its image, negative, or both are 0.
+    """
+    if fixed_labels is None and moving_labels is None:
+        return None
+    if fixed_labels is None or moving_labels is None:
+        raise InputError("labels are compared, so both the fixed and the moving ones are needed")
+    pair = []
+    for source, name, image in (
+        (fixed_labels, "fixed labels", fixed),
+        (moving_labels, "moving labels", moving),
+    ):
+        labels = read_image(source, name, labels=True)
+        if not labels.grid.matches(image.grid):
+            raise InputError(
+                f"{labels.name} does not lie on the grid of {image.name}: expected shape "
+                f"{image.grid.shape} and the same affine, got shape {labels.grid.shape}"
+            )
+        if labels.data.min() < 0:
+            raise InputError(f"{labels.name}: labels must be 0 or above, found {labels.data.min()}")
+        pair.append(labels)
+    if not any(labels.data.any() for labels in pair):
+        raise InputError("the labels are 0 everywhere, there is nothing to compare")
+    return pair[0], pair[1]
+
+
+def warp_label_maps(
+    fixed: Image, moving: Image, before: list[AffineTransform], transforms: list[Transform]
+) -> LabelMaps:
+    """Resample the moving labels onto the fixed grid as they lie, initially aligned and warped."""
+    return LabelMaps(
+        fixed=fixed,
+        moving=resample(moving, fixed.grid, mode="nearest"),
+        aligned=resample(moving, fixed.grid, before, mode="nearest"),
+        warped=resample(moving, fixed.grid, transforms, mode="nearest"),
+    )
