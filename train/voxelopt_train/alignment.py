@@ -18,7 +18,7 @@ from voxelopt_train.resampling import resample
 from voxelopt_train.transforms import RAS_TO_LPS, AffineTransform, read_transform
 
 if TYPE_CHECKING:
-    import SimpleITK as sitk  # noqa: N813
+    import SimpleITK as sitk
 
 _WORKING_VOXELS = 80  # along the longest axis of the images that are registered
 _SAMPLES = 30_000  # voxels that the mutual information is estimated from, per level
@@ -91,7 +91,7 @@ def register_affine(fixed: Image, moving: Image) -> AffineTransform:
         InputError: SimpleITK is not installed, or finds no alignment.
     """
     try:
-        import SimpleITK as sitk  # noqa: N813
+        import SimpleITK as sitk
     except ImportError as error:
         raise InputError(
             'affine alignment needs SimpleITK: pip install "voxelopt-layers[affine]"'
@@ -136,7 +136,7 @@ def register_affine(fixed: Image, moving: Image) -> AffineTransform:
 
 def _registration(fixed: sitk.Image, shrink: list[int]) -> sitk.ImageRegistrationMethod:
     """Metric and optimiser, with one resolution for each factor of ``shrink``."""
-    import SimpleITK as sitk  # noqa: N813
+    import SimpleITK as sitk
 
     method = sitk.ImageRegistrationMethod()
     method.SetNumberOfWorkUnits(1)  # sums over threads would differ from run to run
@@ -181,7 +181,7 @@ def _center(grid: Grid) -> np.ndarray:
 
 
 def _to_itk(image: Image) -> sitk.Image:
-    import SimpleITK as sitk  # noqa: N813
+    import SimpleITK as sitk
 
     # SimpleITK's arrays have the axes reversed, z first.
     volume = sitk.GetImageFromArray(image.data.cpu().permute(2, 1, 0).contiguous().numpy())
