@@ -1,4 +1,4 @@
-"""The whole layer: what comes out for any input that users have, and the gradients."""
+"""The whole layer: what comes out for any input that users have."""
 
 from __future__ import annotations
 
@@ -6,28 +6,11 @@ import math
 
 import pytest
 import torch
-import torch.nn.functional as F
 
-from memory import TrackMemory
-from voxelopt_layers import VoxelOptLayer, compose, exponentiate, jacobian_determinant, warp
+from textures import pair, texture
+from voxelopt_layers import VoxelOptLayer, compose, jacobian_determinant, warp
 from voxelopt_layers.presets import PRESETS
 from voxelopt_layers.pyramid import pyramid_shapes
-
-
-def texture(shape, channels=4, batch=1, smooth=True):
-    """Random features, smooth enough to be registered."""
-    image = torch.randn(batch, channels, *shape)
-    if smooth:
-        pool = F.avg_pool2d if len(shape) == 2 else F.avg_pool3d
-        image = pool(image, 3, stride=1, padding=1)
-    return image
-
-
-def pair(shape, smooth_velocity, strength=1.5, channels=4):
-    """Moving features, and fixed ones that are the moving ones warped by a known displacement."""
-    moving = texture(shape, channels)
-    truth = exponentiate(smooth_velocity(shape, strength).float())
-    return warp(moving, truth, boundary="border"), moving, truth
 
 
 @pytest.mark.parametrize("preset", [None, "paper", "released"])
@@ -122,32 +105,6 @@ def test_cuda_agrees_with_cpu(smooth_velocity):
     assert (on_gpu - layer.cpu()(fixed, moving)).abs().mean() < 0.01
 
 
-@pytest.mark.parametrize("case", ["constant", "zero", "masked", "scaled"])
-@pytest.mark.parametrize("assignment", ["hard", "soft", "straight_through"])
-@pytest.mark.parametrize("preset", sorted(PRESETS))
-def test_no_signal_gives_a_zero_field_and_finite_gradients(case, assignment, preset):
-    shape = (12, 14, 9)
-    fixed = moving = torch.full((1, 2, *shape), 3.0)
-    options = {}
-    if case == "zero":
-        fixed = moving = torch.zeros_like(fixed)
-    if case == "masked":
-        fixed, moving = torch.randn(1, 2, *shape), torch.randn(1, 2, *shape)
-        nothing = torch.zeros(1, 1, *shape)
-        options = {"fixed_mask": nothing, "moving_mask": nothing}
-    if case == "scaled":  # equal costs, not zero: no offset is better than another
-        fixed = 2 * moving
-    fixed, moving = fixed.clone().requires_grad_(), moving.clone().requires_grad_()
-    layer = VoxelOptLayer.from_preset(preset, assignment=assignment, learnable=True)
-    u = layer(fixed, moving, **options)
-    # Features that are 0 outside make an edge of the border of a constant map.
-    if layer.boundary == "border" or case in ("zero", "masked"):
-        assert u.abs().max() < 1e-5
-    (u.square().sum() + u.sum()).backward()
-    leaves = [fixed, moving, *layer.parameters()]
-    assert all(x.grad is None or x.grad.isfinite().all() for x in leaves)
-
-
 def test_a_masked_part_does_not_move_the_rest():
     moving, shift = texture((48, 48)), torch.zeros(1, 2, 48, 48)
     shift[:, 0] = 3
@@ -185,71 +142,6 @@ def test_initial_displacement_is_kept_and_inverted(smooth_velocity):
     assert (solution.displacement - initial)[inside].abs().mean() < 0.1
     assert solution.inverse is not None
     assert compose(solution.displacement, solution.inverse)[inside].abs().mean() < 0.1
-
-
-@pytest.mark.parametrize("assignment", ["soft", "straight_through"])
-def test_checkpointing_keeps_the_gradients_and_saves_memory(assignment):
-    gradients, peaks = {}, {}
-    for mode in ("unrolled", "checkpointed", "truncated"):
-        fixed, moving = (texture((24, 24, 24), 3).requires_grad_() for _ in range(2))
-        torch.manual_seed(1)
-        with torch.no_grad():
-            fixed.copy_(texture((24, 24, 24), 3))
-            moving.copy_(texture((24, 24, 24), 3))
-        layer = VoxelOptLayer(assignment=assignment, gradient=mode, learnable=True)
-        with TrackMemory() as memory:
-            layer(fixed, moving).square().mean().backward()
-        peaks[mode] = memory.peak
-        gradients[mode] = [fixed.grad, moving.grad, *[p.grad for p in layer.parameters()]]
-    assert len(gradients["unrolled"]) == 6
-    for a, b in zip(gradients["unrolled"], gradients["checkpointed"], strict=True):
-        assert a is not None and a.norm() > 0
-        torch.testing.assert_close(a, b)
-    assert peaks["checkpointed"] < 0.5 * peaks["unrolled"]
-    assert peaks["truncated"] < peaks["unrolled"]
-    assert all(g is not None and g.norm() > 0 for g in gradients["truncated"])
-
-
-@pytest.mark.parametrize("gradient", ["unrolled", "checkpointed"])
-def test_gradcheck_of_a_whole_small_layer(gradient):
-    layer = VoxelOptLayer(
-        levels=2, assignment="soft", temperature=0.1, learnable=True, gradient=gradient,
-        integration_steps=2, theta=(5.0, 0.5), warps_per_level=1, dissimilarity="l2",
-    ).double()  # fmt: skip
-    fixed, moving = (torch.randn(1, 2, 8, 7, dtype=torch.float64, requires_grad=True) for _ in "fm")
-    parameters = dict(layer.named_parameters())
-
-    def run(f, m, *values):
-        state = dict(zip(parameters, values, strict=True))
-        return torch.func.functional_call(layer, state, (f, m))
-
-    assert torch.autograd.gradcheck(run, (fixed, moving, *parameters.values()))
-
-
-def test_training_the_solver_parameters_lowers_the_error(smooth_velocity):
-    fixed, moving, truth = pair((20, 20), smooth_velocity)
-    layer = VoxelOptLayer(assignment="soft", learnable=True, temperature=0.3, alpha=0.5, levels=3)
-    torch.testing.assert_close(layer.solver.value("alpha").item(), 0.5)
-    optimiser = torch.optim.Adam(layer.parameters(), 0.1)
-    losses = []
-    for _ in range(15):
-        loss = (layer(fixed, moving) - truth).square().mean()
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        losses.append(loss.item())
-    assert losses[-1] < 0.9 * losses[0]
-    assert all((layer.solver.value(name) > 0).all() for name in ("alpha", "theta", "beta"))
-
-
-def test_inference_holds_nothing_larger_than_the_cost_volume():
-    voxel_bytes = 4 * 72**3
-    for channels in (1, 8, 40):
-        fixed, moving = texture((72, 72, 72), channels), texture((72, 72, 72), channels)
-        with torch.no_grad(), TrackMemory() as memory:
-            VoxelOptLayer(levels=1)(fixed, moving)
-        assert memory.largest <= max(27, channels) * voxel_bytes  # the warped map has all channels
-        assert memory.peak < (2.5 * 27 + 4 * channels) * voxel_bytes
 
 
 def test_hard_runs_are_deterministic():
