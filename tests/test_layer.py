@@ -144,9 +144,37 @@ def test_initial_displacement_is_kept_and_inverted(smooth_velocity):
     assert compose(solution.displacement, solution.inverse)[inside].abs().mean() < 0.1
 
 
-def test_hard_runs_are_deterministic():
+@pytest.mark.parametrize("assignment", ["hard", "soft"])
+def test_runs_are_deterministic(assignment):
     fixed, moving = texture((20, 18, 16)), texture((20, 18, 16))
-    assert torch.equal(VoxelOptLayer()(fixed, moving), VoxelOptLayer()(fixed, moving))
+    first, second = (VoxelOptLayer(assignment=assignment)(fixed, moving) for _ in range(2))
+    assert torch.equal(first, second)
+
+
+def test_released_preset_has_the_couplings_of_the_released_code():
+    theta = PRESETS["released"]["theta"]
+    assert [1 / (2 * t) for t in theta] == pytest.approx([0, 0.003, 0.01, 0.03, 0.1, 0.3, 1])
+
+
+@pytest.mark.parametrize("preset", [None, *sorted(PRESETS)])
+def test_a_mask_of_ones_is_no_mask(preset, smooth_velocity):
+    fixed, moving, _ = pair((28, 24, 20), smooth_velocity)
+    layer = VoxelOptLayer() if preset is None else VoxelOptLayer.from_preset(preset)
+    ones = torch.ones(1, 1, 28, 24, 20)
+    masked = layer(fixed, moving, fixed_mask=ones, moving_mask=ones)
+    # On average: a hard choice between nearly equal costs turns on their last digits.
+    assert (masked - layer(fixed, moving)).norm(dim=1).mean() < 2e-3
+
+
+def test_ties_in_flat_background_survive_rounding():
+    """Flat but not zero: after a warp the costs differ in their last digits."""
+    fixed, moving = (texture((36, 32, 28), 2) for _ in range(2))
+    for features in (fixed, moving):
+        features[..., :14] = 1.0
+    uncoupled_first = PRESETS["released"]["theta"]
+    layer = VoxelOptLayer(assignment="hard", theta=uncoupled_first)
+    single, double = layer(fixed, moving), layer(fixed.double(), moving.double())
+    assert (single - double)[..., :8].norm(dim=1).mean() < 0.05
 
 
 @pytest.mark.parametrize(
@@ -182,6 +210,9 @@ def test_every_choice_has_an_effect_and_still_registers(options, smooth_velocity
         ),
         ({"assignment": "soft", "learnable": ["gamma"]}, "'gamma' cannot be learned"),
         ({"filter_radius": 0}, "filter_radius"),
+        ({"dissimilarity": "l3"}, "dissimilarity must be one of"),
+        ({"sigma_range": (0.5, 0.1)}, "sigma_range must go from low to high"),
+        ({"learnable": "gamma"}, "'gamma' cannot be learned"),
     ],
 )
 def test_bad_settings_are_named(options, message):

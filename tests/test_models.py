@@ -73,6 +73,9 @@ def test_raw_intensities_go_from_0_to_1():
     expected = ((noise[1] - low) / (high - low)).clamp(0, 1)
     torch.testing.assert_close(scaled[1], expected.float(), atol=1e-5, rtol=0)
     assert (RawIntensity()(torch.full((1, 1, 4, 4), 5.0)) == 0).all()
+    constant = torch.full((1, 1, 4, 4), 5.0, requires_grad=True)
+    RawIntensity()(constant).sum().backward()
+    assert constant.grad is not None and constant.grad.isfinite().all()
     with pytest.raises(ValueError, match="window must go from low to high"):
         RawIntensity(window=(5, 5))
 

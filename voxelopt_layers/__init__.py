@@ -15,12 +15,10 @@ from voxelopt_layers.entropy import cost_entropy, entropy_to_sigma
 from voxelopt_layers.layer import VoxelOptLayer
 from voxelopt_layers.message_passing import adaptive_gaussian
 from voxelopt_layers.solution import Level, Solution
-from voxelopt_layers.solver import CoordinateDescent
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "CoordinateDescent",
     "Level",
     "Solution",
     "VoxelOptLayer",

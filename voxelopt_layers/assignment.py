@@ -10,8 +10,8 @@ from torch import Tensor
 from voxelopt_layers.cost_volume import search_offsets
 
 Assignment = Literal["hard", "soft", "straight_through"]
-# Voxels whose energies are held at a time on CPU.
-_BLOCK = 2**16
+# Voxels whose energies are held at a time: what a cache holds, or what fills a GPU.
+_BLOCK = {"cpu": 2**16, "cuda": 2**20}
 
 
 def assign(
@@ -19,7 +19,7 @@ def assign(
     smooth: Tensor | None = None,
     coupling: Tensor | float = 0.0,
     assignment: Assignment = "hard",
-    temperature: Tensor | float = 0.01,
+    temperature: Tensor | float = 0.003,
     ties: Literal["mean", "sum"] = "mean",
 ) -> Tensor:
     """``v(x) = argmin_o C(x, o) + coupling * ||o - u(x)||^2`` over the offsets o (equation 5).
@@ -59,32 +59,49 @@ def assign(
             return torch.baddbmm(energy, linear, u[:, :, part])
         return energy.baddbmm_(linear, u[:, :, part])
 
+    rounding = flat.new_zeros(()) if assignment == "soft" else _rounding(flat)
+
     def hard(part: slice) -> Tensor:
         energy = energies(part)
         # In place, 1 where the energy is the least: the volume of energies becomes their argmin.
-        chosen = energy.eq_(energy.amin(1, keepdim=True))
+        chosen = energy.le_(energy.amin(1, keepdim=True) + rounding)
         v = torch.bmm(columns, chosen)
         return v / chosen.sum(1, keepdim=True) if ties == "mean" else v
 
     def soft(part: slice) -> Tensor:
-        return torch.bmm(columns, torch.softmax(-energies(part) / temperature, dim=1))
+        energy = energies(part)
+        if torch.is_grad_enabled():
+            energy = energy / -temperature
+        else:
+            energy.div_(-temperature)
+        return torch.bmm(columns, torch.softmax(energy, dim=1))
 
     whole = slice(0, flat.shape[2])
-    if assignment == "soft":
-        v = soft(whole) if torch.is_grad_enabled() else _in_blocks(soft, flat, d)
+    inputs = (cost, smooth, coupling, temperature)
+    needs_grad = torch.is_grad_enabled() and any(
+        isinstance(x, Tensor) and x.requires_grad for x in inputs
+    )
+    if assignment == "soft" and needs_grad:
+        v = soft(whole)
     else:
         with torch.no_grad():
-            v = _in_blocks(hard, flat, d)
-        if assignment == "straight_through" and torch.is_grad_enabled():
+            v = _in_blocks(soft if assignment == "soft" else hard, flat, d)
+        if assignment == "straight_through" and needs_grad:
             estimate = soft(whole)
             v = v + (estimate - estimate.detach())
     return v.unflatten(2, spatial)
 
 
+def _rounding(flat: Tensor) -> Tensor:
+    """What interpolation and filtering may do to costs ``(B, K, N)`` that are equal: they tie."""
+    largest = torch.maximum(flat.amax((1, 2)), -flat.amin((1, 2)))[:, None, None]
+    return 8 * torch.finfo(flat.dtype).eps * largest.detach()
+
+
 def _in_blocks(step, flat: Tensor, d: int) -> Tensor:
     """Run a pointwise step over blocks of voxels, so that its energies stay in cache."""
     count = flat.shape[2]
-    block = _BLOCK if flat.device.type == "cpu" else 2**24
+    block = _BLOCK.get(flat.device.type, 2**20)
     out = flat.new_empty((flat.shape[0], d, count))
     for start in range(0, count, block):
         part = slice(start, min(start + block, count))

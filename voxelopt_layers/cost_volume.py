@@ -17,6 +17,7 @@ from torch.autograd.function import once_differentiable
 from voxelopt_layers.displacement import Boundary
 
 Dissimilarity = Literal["l1", "l2", "cosine", "ncc"] | Callable[[Tensor, Tensor], Tensor]
+DISSIMILARITIES = ("l1", "l2", "cosine", "ncc")
 # Elements of one channel handled at a time on CPU, small enough to stay in cache.
 _BLOCK = 2**19
 
@@ -34,7 +35,7 @@ def cost_volume(
     moving: Tensor,
     radius: int = 1,
     dissimilarity: Dissimilarity = "l1",
-    boundary: Boundary = "zeros",
+    boundary: Boundary = "border",
     fixed_mask: Tensor | None = None,
     moving_mask: Tensor | None = None,
 ) -> Tensor:
@@ -98,7 +99,12 @@ def _channelwise_cost(
         part = _ChannelwiseCost.apply(
             f, _pad(m, radius, boundary), radius, dissimilarity != "l1", scale
         )
-        cost = part if cost is None else cost + part
+        if cost is None:
+            cost = part
+        elif torch.is_grad_enabled() and (cost.requires_grad or part.requires_grad):
+            cost = cost + part
+        else:
+            cost.add_(part)
     assert cost is not None
     return cost
 
@@ -153,6 +159,7 @@ class _ChannelwiseCost(torch.autograd.Function):
         fixed, padded = ctx.saved_tensors
         radius, squared, scale = ctx.options
         grad_fixed, grad_padded = torch.zeros_like(fixed), torch.zeros_like(padded)
+        for_fixed, for_moving = ctx.needs_input_grad[:2]
         for i, o in enumerate(search_offsets(radius, fixed.dim() - 2)):
             weight = grads[0][:, i] * scale
             window = _window(padded, o, radius, fixed.shape[2:])
@@ -161,8 +168,10 @@ class _ChannelwiseCost(torch.autograd.Function):
                 term = fixed[:, c] - window[:, c]
                 term = term.mul_(2) if squared else term.sign_()
                 term.mul_(weight)
-                grad_fixed[:, c].add_(term)
-                grad_window[:, c].sub_(term)
+                if for_fixed:
+                    grad_fixed[:, c].add_(term)
+                if for_moving:
+                    grad_window[:, c].sub_(term)
         return grad_fixed, grad_padded, None, None, None
 
 

@@ -45,7 +45,7 @@ def sample(
     """Values of ``image`` at voxel coordinates that need not lie on its grid.
 
     Args:
-        image: ``(B, C, *spatial)``; integer images are sampled in floating point and cast back.
+        image: ``(B, C, *spatial)``; integer images are sampled in float64 and rounded.
         coordinates: ``(B, d, *out)``, in voxels of ``image``, channel n along spatial axis n.
         mode: ``"linear"`` (bi- or trilinear) or ``"nearest"``.
         boundary: outside the image the value is 0 (``"zeros"``) or the nearest voxel's
@@ -62,8 +62,10 @@ def sample(
         )
     # In half precision a coordinate is off by whole voxels in a large volume: float32 at least.
     dtype = torch.promote_types(coordinates.dtype, torch.float32)
-    if image.is_floating_point():
-        dtype = torch.promote_types(dtype, image.dtype)
+    # float32 would alter integers from 2^24 on.
+    exact = image.dtype if image.is_floating_point() else torch.float64
+    if image.device.type != "mps":  # which has no float64
+        dtype = torch.promote_types(dtype, exact)
     # grid_sample wants the last axis first, scaled so that -1 and 1 are the outer voxel edges.
     grid = torch.stack(
         [
@@ -80,7 +82,7 @@ def sample(
             padding_mode=boundary,
             align_corners=False,
         )
-    return out.to(image.dtype)
+    return (out if image.is_floating_point() else out.round()).to(image.dtype)
 
 
 def warp(
@@ -148,7 +150,8 @@ def invert(displacement: Tensor, iterations: int = 20) -> Tensor:
     """Inverse of a displacement by the fixed point ``w(x) = -u(x + w(x))`` (Chen et al., 2008).
 
     For fields that come without a velocity; it converges where ``u`` has a Lipschitz constant
-    below 1. Fields of `VoxelOptLayer` need it not: ``solve()`` composes their inverse exactly.
+    below 1. Fields of `VoxelOptLayer` need it not: ``solve()`` composes their inverse from the
+    negated velocities.
 
     Args:
         displacement: ``(B, d, *spatial)`` in voxels.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -35,7 +37,7 @@ def cost_entropy(
     for slice_cost in slices:
         log_p = (least - slice_cost) / beta - log_z
         if probability_floor > 0:
-            log_p = log_p.clamp_min(torch.tensor(probability_floor).log().item())
+            log_p = log_p.clamp_min(math.log(probability_floor))
         p = log_p.exp()
         total, weighted = total + p, weighted + p * log_p
     return (total.log() - weighted / total)[:, None].clamp_min(0)

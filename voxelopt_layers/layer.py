@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from voxelopt_layers.arguments import check_inputs
 from voxelopt_layers.assignment import Assignment
-from voxelopt_layers.cost_volume import Dissimilarity, cost_volume
+from voxelopt_layers.cost_volume import DISSIMILARITIES, Dissimilarity, cost_volume
 from voxelopt_layers.displacement import (
     Boundary,
     compose,
@@ -32,7 +32,8 @@ class VoxelOptLayer(nn.Module):
     a velocity; its exponential is composed with the field.
 
     Args:
-        levels: number of pyramid levels, each with half the voxels per axis of the next.
+        levels: number of pyramid levels, each with half the voxels per axis of the next; an axis
+            that would get shorter than 4 voxels is not halved.
         search_radius: k; a level searches ``{-k, ..., k}^d`` voxels.
         theta: one coordinate-descent step each; the coupling of v and u is ``1 / (2 theta)``.
         beta: temperature of the softmax whose entropy is the signal strength, in units of cost.
@@ -54,9 +55,13 @@ class VoxelOptLayer(nn.Module):
             that the settings use.
         integration_steps: squarings of `exponentiate`.
         warps_per_level: how often each level warps the moving map and solves.
-        boundary: beyond the volume, maps and fields are 0 (``"zeros"``) or repeat (``"border"``).
+        boundary: beyond the volume, features are 0 (``"zeros"``) or repeat (``"border"``), and so
+            is what the filters smooth; displacements are continued with their border always.
         align_corners: which points of two pyramid levels coincide, see `resize`.
         upsampling_scale: factor on the field between levels; None is the exact one.
+
+    Gradients are first-order: the backward pass of the cost volume is written by hand, and neither
+    double backward nor the transforms of `torch.func` go through it.
 
     Raises:
         ValueError: a keyword is out of its range.
@@ -93,6 +98,11 @@ class VoxelOptLayer(nn.Module):
             raise ValueError(
                 "levels, search_radius and warps_per_level must be at least 1, "
                 "integration_steps at least 0"
+            )
+        if not callable(dissimilarity) and dissimilarity not in DISSIMILARITIES:
+            raise ValueError(
+                f"dissimilarity must be one of {DISSIMILARITIES} or a function, "
+                f"got {dissimilarity!r}"
             )
         self.levels = levels
         self.search_radius = search_radius
@@ -157,9 +167,11 @@ class VoxelOptLayer(nn.Module):
         Args:
             fixed: features ``(B, C, *spatial)``, spatial 2-D or 3-D.
             moving: features of the same shape.
-            fixed_mask: ``(B, 1, *spatial)`` in [0, 1]; 0 where the fixed image says nothing.
+            fixed_mask: ``(B, 1, *spatial)`` in [0, 1]; 0 where the fixed image says nothing: no
+                signal at all, as the entropy goes.
             moving_mask: the same for the moving image.
-            initial_displacement: ``(B, d, *spatial)`` in voxels, to start from.
+            initial_displacement: ``(B, d, *spatial)`` in voxels, to start from; its own inverse is
+                that of `invert`.
             inverse: compose the inverse displacement too, from the negated velocities.
             progress: called with the number of levels done after each.
 

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from voxelopt_layers.displacement import Boundary
 
-# Elements handled at a time on CPU: large enough to share among threads, small enough for cache.
-_BLOCK = 2**20
+# Elements handled at a time: enough to share among threads, or to fill a GPU, and no more.
+_BLOCK = {"cpu": 2**20, "cuda": 2**23}
 
 
 def gaussian_weights(sigma: Tensor, radius: int) -> list[Tensor]:
@@ -66,9 +66,7 @@ def filter_with_weights(
         return _all_axes(image, weights, passes, boundary)
     out = torch.empty_like(image) if out is None else out
     channels = image.shape[1]
-    group = channels
-    if image.device.type == "cpu":
-        group = max(1, _BLOCK // max(1, image[:, 0].numel()))
+    group = max(1, _BLOCK.get(image.device.type, 2**23) // max(1, image[:, 0].numel()))
     # A few channels go through all axes while they are in cache; none depends on another.
     for start in range(0, channels, group):
         part = slice(start, start + group)

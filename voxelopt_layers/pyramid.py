@@ -56,10 +56,11 @@ def feature_pyramid(
 def warp_features(
     features: Tensor, mask: Tensor | None, displacement: Tensor, boundary: Boundary
 ) -> tuple[Tensor, Tensor | None]:
-    """Warp features and their mask; the mask is 0 beyond the volume."""
+    """Warp features and their mask, which continues beyond the volume with its border."""
     if mask is None:
         return warp(features, displacement, boundary=boundary), None
-    weighted, mask = warp(features * mask, displacement), warp(mask, displacement)
+    weighted = warp(features * mask, displacement, boundary=boundary)
+    mask = warp(mask, displacement, boundary="border")
     return _unweight(weighted, mask), mask
 
 

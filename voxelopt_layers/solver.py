@@ -87,6 +87,12 @@ class CoordinateDescent(nn.Module):
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
+        low, high = self.sigma_range or (0.0, 0.0)
+        if not 0 <= low <= high or not 0 <= self.probability_floor < 1:
+            raise ValueError(
+                "sigma_range must go from low to high, at least 0, and probability_floor must lie "
+                "in [0, 1)"
+            )
         if self.filter_radius < 1 or self.filter_passes < 1:
             raise ValueError("filter_radius and filter_passes must be at least 1")
 
@@ -103,6 +109,7 @@ class CoordinateDescent(nn.Module):
             unused |= {"theta"}
         if isinstance(learnable, bool):
             return [name for name in LEARNABLE if learnable and name not in unused]
+        learnable = [learnable] if isinstance(learnable, str) else list(dict.fromkeys(learnable))
         for name in learnable:
             if name not in LEARNABLE or name in unused:
                 raise ValueError(

@@ -34,7 +34,8 @@ class RawIntensity(nn.Module):
         self.percentiles = percentiles
 
     def forward(self, image: Tensor) -> Tensor:
-        """Map ``(B, C, *spatial)`` to ``(B, C, *spatial)`` in [0, 1]; a constant image to 0."""
+        """Map ``(B, C, *spatial)`` to [0, 1], float32 at least; a constant image to 0."""
+        image = image.to(torch.promote_types(image.dtype, torch.float32))
         if self.window is not None:
             low, high = self.window
             return ((image - low) / (high - low)).clamp(0, 1)
@@ -44,7 +45,8 @@ class RawIntensity(nn.Module):
         low, high = torch.quantile(values, points, dim=2).unflatten(
             2, (-1, *[1] * (image.dim() - 2))
         )
-        width = (high - low).clamp_min(torch.finfo(image.dtype).tiny)
+        # The square of this floor is still a number: the gradient of a constant image is 0.
+        width = (high - low).clamp_min(torch.finfo(image.dtype).tiny ** 0.5)
         return ((image - low) / width).clamp(0, 1)
 
     def extra_repr(self) -> str:

@@ -23,7 +23,8 @@ def mind_ssc(image: Tensor, radius: int = 2, dilation: int = 2) -> Tensor:
         dilation: distance of the neighbours, in voxels.
 
     Returns:
-        ``(B, 12, *spatial)`` or ``(B, 4, *spatial)`` in (0, 1].
+        ``(B, 12, *spatial)`` or ``(B, 4, *spatial)`` in (0, 1],
+        float32 at least.
 
     Raises:
         ValueError: the image has another number of channels or axes.
@@ -31,6 +32,7 @@ def mind_ssc(image: Tensor, radius: int = 2, dilation: int = 2) -> Tensor:
     d = image.dim() - 2
     if d not in (2, 3) or image.shape[1] != 1:
         raise ValueError(f"image must be (B, 1, H, W) or (B, 1, D, H, W), got {tuple(image.shape)}")
+    image = image.to(torch.promote_types(image.dtype, torch.float32))
     neighbours = [(axis, sign) for axis, sign in product(range(d), (-1, 1))]
     padded = F.pad(image, [dilation] * (2 * d), mode="replicate")
 

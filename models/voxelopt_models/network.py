@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from voxelopt_layers import Solution, VoxelOptLayer
@@ -24,13 +23,13 @@ class RegistrationNet(nn.Module):
         self.layer = VoxelOptLayer() if layer is None else layer
 
     def features(self, fixed: Tensor, moving: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode both images in one batch, so that the encoder treats them alike."""
+        """Encode the two images one after the other, so that batch statistics do not mix them."""
         if fixed.shape != moving.shape:
             raise ValueError(
                 "fixed and moving images must have one shape, got "
                 f"{tuple(fixed.shape)} and {tuple(moving.shape)}"
             )
-        fixed_features, moving_features = self.encoder(torch.cat([fixed, moving])).chunk(2)
+        fixed_features, moving_features = self.encoder(fixed), self.encoder(moving)
         if fixed_features.shape[2:] != fixed.shape[2:]:
             raise ValueError(
                 f"the encoder must keep the spatial shape {tuple(fixed.shape[2:])}, it returned "

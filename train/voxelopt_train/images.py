@@ -194,6 +194,8 @@ def write_nifti(
 ) -> None:
     """Write a NIfTI-1 file whose qform and sform both say ``affine``, in millimetres.
 
+    (Of an affine with shear the qform holds what it can, its nearest rotation.)
+
     Args:
         path: target, ``.nii`` or ``.nii.gz``; it appears only once it is complete.
         array: ``(*spatial)`` or any other NIfTI shape; float64 is stored as float32, int64 as

@@ -7,6 +7,7 @@ image's grid, and the moving image's own voxels are resampled once.
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable
@@ -24,7 +25,13 @@ from voxelopt_train.grids import Grid, bounding_box_overlap, isotropic_grid
 from voxelopt_train.images import Image, ImageLike, read_image
 from voxelopt_train.label_maps import LabelMaps, read_label_pair, warp_label_maps
 from voxelopt_train.resampling import resample
-from voxelopt_train.transforms import AffineTransform, DisplacementField, Transform, voxels_to_mm
+from voxelopt_train.transforms import (
+    AffineTransform,
+    DisplacementField,
+    Transform,
+    mm_to_voxels,
+    voxels_to_mm,
+)
 
 ENCODERS = ("mind", "raw")
 _MOST_VOXELS = 2**31  # beyond any memory: the spacing is a slip
@@ -57,7 +64,7 @@ class Registration:
     @property
     def displacement(self) -> Tensor:
         """Displacement ``(1, 3, *shape)`` in voxels of the fixed grid, without ``initial``."""
-        return mm_to_voxels(self.field)
+        return mm_to_voxels(self.field.displacement_mm, self.field.grid)
 
 
 def register(
@@ -101,7 +108,8 @@ def register(
     fixed_image, moving_image = read_image(fixed, "fixed image"), read_image(moving, "moving image")
     label_images = read_label_pair(fixed_labels, moving_labels, fixed_image, moving_image)
     grid = _working_grid(fixed_image.grid, spacing_mm)
-    net = RegistrationNet(_encoder(encoder, window), layer).to(device).eval()
+    net = RegistrationNet(_encoder(encoder, window), layer)
+    net = copy.deepcopy(net).to(device).eval()  # the caller's modules stay as they are
     report("initial alignment")
     alignment = initial_alignment(fixed_image, moving_image, initial)
     before = [] if alignment is None else [alignment]
@@ -127,13 +135,6 @@ def register(
         labels=None if label_images is None else warp_label_maps(*label_images, before, transforms),
         working_grid=grid,
         seconds=seconds,
-    )
-
-
-def mm_to_voxels(field: DisplacementField) -> Tensor:
-    """Displacement ``(1, 3, *shape)`` in voxels of the field's grid."""
-    return voxels_to_mm(
-        field.displacement_mm, Grid(field.grid.shape, np.linalg.inv(field.grid.affine))
     )
 
 

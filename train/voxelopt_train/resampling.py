@@ -49,8 +49,6 @@ def resample(
         data = data.to(torch.float32)
         if antialias:
             data = _smooth(data, _voxel_step(stages))
-    elif not data.is_floating_point() and data.abs().max() >= 2**24:
-        data = data.double()  # float32 would round such labels
     rows = max(1, _SLAB_VOXELS // (grid.shape[1] * grid.shape[2]))
     out = torch.empty(grid.shape, dtype=data.dtype, device=data.device)
     for start in range(0, grid.shape[0], rows):
@@ -59,7 +57,7 @@ def resample(
             points = stage(points)
         values = sample(data[None, None], points.to(torch.float32), mode, "border")
         if fill is not None:
-            values = torch.where(inside(points, image.grid.shape), values, fill)
+            values = torch.where(inside(points, image.grid.shape), values, values.new_tensor(fill))
         out[start : start + rows] = values[0, 0]
     return Image(out if mode == "linear" else out.to(image.data.dtype), grid, image.name)
 

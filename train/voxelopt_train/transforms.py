@@ -103,9 +103,18 @@ def inside(position: Tensor, shape: Sequence[int]) -> Tensor:
 
 def voxels_to_mm(displacement: Tensor, grid: Grid) -> Tensor:
     """Convert a displacement in voxels of ``grid`` to RAS mm, both ``(1, 3, *shape)``."""
+    return map_points(_linear(grid), displacement)
+
+
+def mm_to_voxels(displacement_mm: Tensor, grid: Grid) -> Tensor:
+    """Convert a displacement in RAS mm to voxels of ``grid``, both ``(1, 3, *shape)``."""
+    return map_points(np.linalg.inv(_linear(grid)), displacement_mm)
+
+
+def _linear(grid: Grid) -> np.ndarray:
     linear = np.eye(4)
     linear[:3, :3] = grid.affine[:3, :3]
-    return map_points(linear, displacement)
+    return linear
 
 
 def read_transform(spec: str | Path) -> Transform:
