@@ -254,3 +254,14 @@ def test_a_failed_write_keeps_the_old_file(tmp_path):
         raise KeyError
     assert target.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+@pytest.mark.parametrize(("unit", "accepted"), [("mm", True), ("unknown", True), ("micron", False)])
+def test_lengths_are_millimetres(unit, accepted):
+    volume = Nifti1Image(np.zeros((3, 4, 5), np.float32), np.eye(4))
+    volume.header.set_xyzt_units(unit)
+    if accepted:
+        assert read_image(volume, "fixed image").grid.spacing == (1, 1, 1)
+    else:
+        with pytest.raises(InputError, match="voxel sizes are in microns, expected millimetres"):
+            read_image(volume, "fixed image")

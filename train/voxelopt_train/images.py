@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from nibabel.filebasedimages import ImageFileError
 from nibabel.loadsave import load
-from nibabel.nifti1 import Nifti1Image
+from nibabel.nifti1 import Nifti1Header, Nifti1Image
 from nibabel.spatialimages import HeaderDataError, SpatialImage
 from numpy.typing import ArrayLike
 from torch import Tensor
@@ -61,8 +61,8 @@ def read_image(source: ImageLike, name: str, labels: bool = False) -> Image:
 
     Raises:
         InputError: the source is missing, damaged, no image, more than one volume, in colour,
-            complex or empty, has NaN or infinite voxels or a singular affine, or its labels are
-            not whole numbers.
+            complex or empty, not in millimetres, has NaN or infinite voxels or a singular affine,
+            or its labels are not whole numbers.
     """
     if isinstance(source, tuple):
         array, affine = np.asarray(source[0]), np.asarray(source[1], dtype=np.float64)
@@ -73,6 +73,7 @@ def read_image(source: ImageLike, name: str, labels: bool = False) -> Image:
         else:
             volume = load_volume(source, name)
             name = str(source)
+        check_units(volume, name)
         array, affine = voxels(volume, name), cast(np.ndarray, volume.affine)
     array = _single_volume(array, name)
     check_affine(affine, name)
@@ -110,6 +111,14 @@ def voxels(volume: SpatialImage, name: str) -> np.ndarray:
         return np.asanyarray(volume.dataobj)
     except _UNREADABLE as error:
         raise InputError(f"{name}: the file is truncated or damaged") from error
+
+
+def check_units(volume: SpatialImage, name: str) -> None:
+    """Raise InputError where the header says that lengths are not in millimetres."""
+    header = volume.header
+    unit = header.get_xyzt_units()[0] if isinstance(header, Nifti1Header) else "unknown"
+    if unit not in ("mm", "unknown"):
+        raise InputError(f"{name}: voxel sizes are in {unit}s, expected millimetres")
 
 
 def check_affine(affine: np.ndarray, name: str) -> None:

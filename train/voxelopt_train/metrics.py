@@ -155,11 +155,8 @@ def sd_log_jacobian_strict(jacobian: Tensor) -> float:
 
 
 def folds(jacobian: Tensor) -> float:
-    """Share (0 to 1) of voxels with J <= 0, in the interior that `sd_log_jacobian` sees.
-
-    At the outer voxels J comes from one-sided differences of a field that nothing holds there.
-    """
-    return float((_interior(jacobian) <= 0).double().mean())
+    """Share (0 to 1) of all voxels with J <= 0, the outer ones too, which SDlogJ does not see."""
+    return float((jacobian <= 0).double().mean())
 
 
 def _interior(jacobian: Tensor) -> Tensor:
