@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from voxelopt_layers import VoxelOptLayer
 from voxelopt_layers.presets import PRESETS
 from voxelopt_train.errors import InputError
-from voxelopt_train.images import ImageLike, read_image, write_nifti
+from voxelopt_train.images import Image, ImageLike, read_image, write_nifti
 from voxelopt_train.label_metrics import Protocol
 from voxelopt_train.outputs import all_or_none, check_writable, save, split_prefix
 from voxelopt_train.phantom import phantom_pair
@@ -30,7 +30,7 @@ _CT_WINDOW, _SOFT_TISSUE = (-800.0, 500.0), (-160.0, 240.0)
 def run_register(options: Namespace) -> None:
     """``voxelopt register``: two files in, warped image, transforms and report out."""
     window = None if options.window is None else (options.window[0], options.window[1])
-    written = _register_and_save(
+    _register_and_save(
         options,
         options.fixed,
         options.moving,
@@ -41,31 +41,24 @@ def run_register(options: Namespace) -> None:
         protocol=options.protocol,
         extra={name: getattr(options, name) for name in ("inverse", "entropy", "jacobian")},
     )
-    print("wrote", *written, sep="\n  ")
 
 
 def run_demo(options: Namespace) -> None:
     """``voxelopt demo``: the same on a pair of phantoms, whose files are kept to play with."""
-    folder, start = split_prefix(options.output)
-    check_writable(folder)
     pair = phantom_pair(options.seed)
-    with all_or_none(folder) as temporary:
-        paths = {}
-        for name in ("fixed", "moving", "fixed_labels", "moving_labels"):
-            image = getattr(pair, name)
-            paths[name] = temporary / f"{start}{name}.nii.gz"
-            write_nifti(paths[name], image.data, image.grid.affine)
-        written = _register_and_save(
-            options,
-            paths["fixed"],
-            paths["moving"],
-            labels=(paths["fixed_labels"], paths["moving_labels"]),
-            window=_CT_WINDOW,
-            shown=_SOFT_TISSUE,
-            extra={"inverse": True, "entropy": True, "jacobian": True},
-        )
-    written += [folder / path.name for path in paths.values()]
-    print("wrote", *written, sep="\n  ")
+    names = ("fixed", "moving", "fixed_labels", "moving_labels")
+    images = {name: getattr(pair, name) for name in names}
+    sources = {name: (image.data.numpy(), image.grid.affine) for name, image in images.items()}
+    _register_and_save(
+        options,
+        sources["fixed"],
+        sources["moving"],
+        labels=(sources["fixed_labels"], sources["moving_labels"]),
+        window=_CT_WINDOW,
+        shown=_SOFT_TISSUE,
+        extra={"inverse": True, "entropy": True, "jacobian": True},
+        beside=images,
+    )
 
 
 def run_apply(options: Namespace) -> None:
@@ -96,8 +89,8 @@ def _register_and_save(
     window: tuple[float, float] | None = None,
     shown: tuple[float, float] | None = None,
     protocol: Protocol = "voxelopt",
-) -> list[Path]:
-    """Register, write everything and print the table; returns the files."""
+    beside: Mapping[str, Image] | None = None,
+) -> None:
     layer, device = _layer(options), _device(options.device)
     check_writable(split_prefix(options.output)[0])
     with _progress(stages=7 + layer.levels) as stage:
@@ -117,9 +110,11 @@ def _register_and_save(
         stage("evaluating")
         report = make_report(result, protocol)
         stage("writing")
-        written = save(result, options.output, report, window=shown or window, **extra)
+        written = save(
+            result, options.output, report, window=shown or window, beside=beside, **extra
+        )
     Console().print(summary_table(report))
-    return written
+    print("wrote", *written, sep="\n  ")
 
 
 def _layer(options: Namespace) -> VoxelOptLayer:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -77,6 +77,7 @@ def save(
     entropy: bool = False,
     jacobian: bool = False,
     window: tuple[float, float] | None = None,
+    beside: Mapping[str, Image] | None = None,
 ) -> list[Path]:
     """Write a registration.
 
@@ -93,6 +94,7 @@ def save(
         entropy: write ``Entropy.nii.gz``, in nats.
         jacobian: write ``Jacobian.nii.gz``, the determinant of the deformable part.
         window: intensities shown as black and white in the picture.
+        beside: more images to keep with the results, by name.
 
     Returns:
         The files, sorted.
@@ -108,7 +110,7 @@ def save(
             return temporary / f"{start}{name}"
 
         def write_image(name: str, image: Image) -> None:
-            write_nifti(path(name), image.data, grid.affine)
+            write_nifti(path(name), image.data, image.grid.affine)
 
         write_image("Warped.nii.gz", result.warped)
         write_displacement_field(path("1Warp.nii.gz"), result.field)
@@ -116,6 +118,8 @@ def save(
             write_affine(path("0GenericAffine.mat"), result.initial)
         if result.labels is not None:
             write_image("WarpedLabels.nii.gz", result.labels.warped)
+        for name, image in (beside or {}).items():
+            write_image(f"{name}.nii.gz", image)
         if inverse:
             write_displacement_field(path("1InverseWarp.nii.gz"), result.inverse_field)
         if entropy:
