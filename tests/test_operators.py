@@ -63,6 +63,8 @@ def test_a_function_is_a_dissimilarity():
     fixed, moving = features((5, 6)), features((5, 6))
     cost = cost_volume(fixed, moving, 1, lambda f, m: (f - m).abs().mean(1), "border")
     torch.testing.assert_close(cost, cost_volume(fixed, moving, 1, "l1", "border"))
+    with pytest.raises(ValueError, match="one cost per voxel, it returned"):
+        cost_volume(fixed, moving, 1, lambda f, m: (f - m).abs())
 
 
 @pytest.mark.parametrize("shape", SHAPES)

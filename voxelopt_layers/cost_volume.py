@@ -66,7 +66,7 @@ def cost_volume(
     if callable(dissimilarity):
         padded = _pad(moving, radius, boundary)
         windows = (_window(padded, o, radius, fixed.shape[2:]) for o in offsets)
-        cost = torch.stack([dissimilarity(fixed, window) for window in windows], dim=1)
+        cost = torch.stack([_called(dissimilarity, fixed, window) for window in windows], dim=1)
     else:
         cost = _channelwise_cost(fixed, moving, radius, dissimilarity, boundary)
     if moving_mask is not None:
@@ -74,6 +74,17 @@ def cost_volume(
         # mask, and whole levels would drift.
         cost = cost * _erode(moving_mask, radius)
     return cost if fixed_mask is None else cost * fixed_mask
+
+
+def _called(function: Callable[[Tensor, Tensor], Tensor], fixed: Tensor, window: Tensor) -> Tensor:
+    """What the user's dissimilarity makes of two maps, or ValueError if it is of another shape."""
+    cost, expected = function(fixed, window), (fixed.shape[0], *fixed.shape[2:])
+    if cost.shape != expected:
+        raise ValueError(
+            f"dissimilarity must map two {tuple(fixed.shape)} to {expected}, one cost per voxel, "
+            f"it returned {tuple(cost.shape)}"
+        )
+    return cost
 
 
 def _channelwise_cost(

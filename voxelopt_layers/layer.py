@@ -34,7 +34,7 @@ class VoxelOptLayer(nn.Module):
     Args:
         levels: number of pyramid levels, each with half the voxels per axis of the next; an axis
             that would get shorter than 4 voxels is not halved.
-        search_radius: k; a level searches ``{-k, ..., k}^d`` voxels.
+        search_radius: k, up to 5; a level searches ``{-k, ..., k}^d`` voxels, one volume each.
         theta: one coordinate-descent step each; the coupling of v and u is ``1 / (2 theta)``.
         beta: temperature of the softmax whose entropy is the signal strength, in units of cost.
         alpha: filter width at maximal entropy, over ln 2, in voxels (equation 6).
@@ -94,11 +94,12 @@ class VoxelOptLayer(nn.Module):
         upsampling_scale: float | None = None,
     ) -> None:
         super().__init__()
-        if min(levels, search_radius, warps_per_level) < 1 or integration_steps < 0:
+        if min(levels, warps_per_level) < 1 or integration_steps < 0:
             raise ValueError(
-                "levels, search_radius and warps_per_level must be at least 1, "
-                "integration_steps at least 0"
+                "levels and warps_per_level must be at least 1, integration_steps at least 0"
             )
+        if not 1 <= search_radius <= 5:
+            raise ValueError(f"search_radius must be from 1 to 5 voxels, got {search_radius}")
         if not callable(dissimilarity) and dissimilarity not in DISSIMILARITIES:
             raise ValueError(
                 f"dissimilarity must be one of {DISSIMILARITIES} or a function, "

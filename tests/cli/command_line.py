@@ -20,9 +20,8 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 def sentence(err: str) -> str:
-    start = "voxelopt: error: "
-    assert err.startswith(start) and err.endswith("\n") and err.count("\n") == 1, err
-    return err[len(start) : -1]
+    assert err.startswith("voxelopt: ") and err.endswith("\n") and err.count("\n") == 1, err
+    return err.removeprefix("voxelopt: ").removeprefix("error: ")[:-1]
 
 
 def contents(folder: Path) -> dict[str, bytes | None]:

@@ -56,10 +56,10 @@ def no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
 def refused(run: Run, folder: Path) -> Callable[..., str]:
     """Run a command that has to be refused, with nothing written; returns its sentence."""
 
-    def refused(*arguments: str) -> str:
+    def refused(*arguments: str, expected_code: int = 2) -> str:
         before = contents(folder)
         code, out, err = run(*arguments)
-        assert code == 2 and out == ""
+        assert code == expected_code and out == ""
         assert contents(folder) == before
         return sentence(err)
 

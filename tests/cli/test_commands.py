@@ -27,6 +27,7 @@ from command_line import (
 from voxelopt_layers import VoxelOptLayer
 from voxelopt_train import InputError, commands
 from voxelopt_train.cli import main
+from voxelopt_train.configs import find_config
 from voxelopt_train.transforms import AffineTransform, write_affine
 
 
@@ -221,3 +222,8 @@ def test_as_a_program(folder):
     assert failed.returncode == 2 and failed.stdout == ""
     assert "Report.json" in sentence(failed.stderr)
     assert contents(folder) == before
+
+
+def test_a_config_of_ours_wins_over_a_file_of_its_name():
+    Path("ct").write_text("spacing: 7\n")
+    assert find_config("ct").name == "ct.yaml" and find_config("./ct") == Path("ct")

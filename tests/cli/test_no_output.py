@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from nibabel.nifti1 import Nifti1Image
 
 from command_line import (
     QUICK,
@@ -60,15 +61,15 @@ def test_a_folder_in_the_place_of_a_file_keeps_all_older_results(refused, no_pic
 
 
 @pytest.mark.parametrize(
-    ("error", "expected"),
+    ("error", "expected", "code"),
     [
-        (OSError(28, "No space left on device"), "No space left on device"),
-        (KeyboardInterrupt(), "interrupted, nothing was written"),
+        (OSError(28, "No space left on device"), "to out: No space left on device", 2),
+        (KeyboardInterrupt(), "interrupted, nothing was written", 130),
     ],
 )
 @pytest.mark.parametrize("command", ["register", "demo"])
 @pytest.mark.parametrize("older", [False, True])
-def test_failure_while_writing(refused, monkeypatch, pair, command, error, expected, older):
+def test_failure_while_writing(refused, monkeypatch, pair, command, error, expected, code, older):
     monkeypatch.setattr(commands, "phantom_pair", lambda seed: pair)
     if older:
         Path("out").mkdir()
@@ -81,7 +82,16 @@ def test_failure_while_writing(refused, monkeypatch, pair, command, error, expec
     # Warped.nii.gz and the demo's phantoms are complete by then.
     monkeypatch.setattr(outputs, "write_displacement_field", fail)
     files = ["fixed.nii.gz", "moving.nii.gz"] if command == "register" else []
-    assert expected in refused(command, *files, "-o", "out/", *QUICK)
+    assert expected in refused(command, *files, "-o", "out/", *QUICK, expected_code=code)
+
+
+def test_a_message_names_the_file_that_was_asked_for(refused, monkeypatch, no_picture):
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Nifti1Image, "to_filename", fail)
+    message = refused("register", "fixed.nii.gz", "moving.nii.gz", "-o", "out/", *QUICK)
+    assert message == "out/Warped.nii.gz cannot be written: No space left on device"
 
 
 @pytest.mark.parametrize("command", ["register", "apply"])
@@ -91,7 +101,7 @@ def test_interruption_while_working(refused, monkeypatch, command):
 
     monkeypatch.setattr(commands, {"register": "register", "apply": "resample"}[command], interrupt)
     arguments = next(c for c in every_command("out") if c[0] == command)
-    assert refused(*arguments) == "interrupted, nothing was written"
+    assert refused(*arguments, expected_code=130) == "interrupted, nothing was written"
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from voxelopt_train.configs import config_names, find_config
 from voxelopt_train.errors import InputError
 from voxelopt_train.registration import ENCODERS
 
+_INTERRUPTED = 128 + 2  # what shells and make expect of a process that SIGINT ended
 _NO_MEMORY = "not enough memory for this grid; a coarser one takes less (--spacing MM)"
 # In the place of the Python types that jsonargparse names.
 _KINDS = {
@@ -46,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         message = _NO_MEMORY
     except KeyboardInterrupt:
-        message = "interrupted, nothing was written"
+        print("voxelopt: interrupted, nothing was written", file=sys.stderr)
+        return _INTERRUPTED
     else:
         return 0
     print(f"voxelopt: error: {message}", file=sys.stderr)

@@ -22,7 +22,9 @@ def find_config(name: str) -> Path:
     Raises:
         InputError: it is neither.
     """
-    for path in (Path(name), *(folder / f"{name}.yaml" for folder in _FOLDERS)):
-        if path.is_file():
-            return path
+    # A name first: a file that happens to be called as one of ours is meant by `./ct` alone.
+    if name in config_names():
+        return next(path for folder in _FOLDERS for path in folder.glob(f"{name}.yaml"))
+    if Path(name).is_file():
+        return Path(name)
     raise InputError(f"--config {name}: expected a YAML file or one of {', '.join(config_names())}")

@@ -48,7 +48,11 @@ def all_or_none(folder: Path) -> Iterator[Path]:
     """
     try:
         with TemporaryDirectory(dir=_nearest_existing(folder), prefix=".voxelopt-") as temporary:
-            yield Path(temporary)
+            try:
+                yield Path(temporary)
+            except InputError as error:  # of the place that the user knows
+                message = str(error).replace(str(Path(temporary)), str(folder))
+                raise InputError(message) from error
             targets = {path: folder / path.name for path in Path(temporary).iterdir()}
             for target in targets.values():
                 if target.is_dir():  # would stop the moves half-way
