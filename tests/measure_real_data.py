@@ -3,6 +3,7 @@
     python tests/measure_real_data.py chaos_t2 ../shared/data/chaos_t2
     python tests/measure_real_data.py totalseg ../shared/data/totalseg_example
 
+The folders hold `image_NN.nii.gz` and `label_NN.nii.gz`, or `ct.nii.gz` and `seg.nii.gz`.
 `chaos_t2`: ordered pairs of different subjects (abdominal MR, 4 organs), each resampled to 3 mm and
 cropped to 112 x 96 x 80 around its centre of mass. `totalseg`: a CT against a copy of itself,
 deformed by a random diffeomorphism of up to 25 mm. Each row runs in a process of its own, whose
@@ -136,6 +137,9 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--pairs", type=int, help="default: 20 for chaos_t2, 3 for totalseg")
     options = parser.parse_args()
+    needed = {"chaos_t2": "image_01.nii.gz", "totalseg": "ct.nii.gz"}[options.data]
+    if not (options.folder / needed).is_file():
+        parser.error(f"{options.folder} is not the folder of {options.data}: no {needed} in it")
     count = options.pairs or {"chaos_t2": 20, "totalseg": 3}[options.data]
     names = (*COLUMNS, "peak GB")
     print("| features | preset |", " | ".join(names), "|")

@@ -230,6 +230,8 @@ def test_every_choice_has_an_effect_and_still_registers(options, smooth_velocity
         ({"assignment": "soft", "learnable": ["gamma"]}, "'gamma' cannot be learned"),
         ({"filter_radius": 0}, "filter_radius"),
         ({"dissimilarity": "l3"}, "dissimilarity must be one of"),
+        ({"theta": 5.0}, "theta must be a sequence"),
+        ({"levels": 2.5}, "must be whole numbers"),
         ({"sigma_range": (0.5, 0.1)}, "sigma_range must go from low to high"),
         ({"learnable": "gamma"}, "'gamma' cannot be learned"),
     ],
@@ -249,3 +251,6 @@ def test_bad_inputs_are_named():
         layer(image, image, fixed_mask=image)
     with pytest.raises(ValueError, match=r"initial_displacement must be \(1, 2, 8, 8\)"):
         layer(image, image, initial_displacement=torch.zeros(1, 2, 4, 4))
+    for wrong in (image.numpy(), image.int()):
+        with pytest.raises(TypeError, match="fixed features must be a tensor of floating point"):
+            layer(wrong, image)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,10 +32,12 @@ def blocks(language: str) -> list[str]:
 
 @pytest.mark.usefixtures("files")
 def test_python_blocks_run():
-    names: dict[str, object] = {}
+    names: dict[str, Any] = {}
     assert len(blocks("python")) == 3
     for block in blocks("python"):
         exec(block, names)
+    losses = names["module"].losses
+    assert losses[-1] < losses[0] - 0.02
 
 
 @pytest.mark.usefixtures("files")

@@ -14,7 +14,11 @@ def check_inputs(
     moving_mask: Tensor | None,
     initial_displacement: Tensor | None,
 ) -> None:
-    """Raise ValueError unless the arguments of `VoxelOptLayer.solve` fit together."""
+    """Raise unless the arguments of `VoxelOptLayer.solve` are tensors that fit together."""
+    for name, features in (("fixed", fixed), ("moving", moving)):
+        if not isinstance(features, Tensor) or not features.is_floating_point():
+            kind = getattr(features, "dtype", type(features).__name__)
+            raise TypeError(f"{name} features must be a tensor of floating point, got {kind}")
     if fixed.shape != moving.shape or fixed.dim() not in (4, 5) or 0 in fixed.shape:
         raise ValueError(
             "fixed and moving features must both be (B, C, H, W) or (B, C, D, H, W) of one shape, "

@@ -57,8 +57,13 @@ class VoxelOptLayer(nn.Module):
         warps_per_level: how often each level warps the moving map and solves.
         boundary: beyond the volume, features are 0 (``"zeros"``) or repeat (``"border"``), and so
             is what the filters smooth; displacements are continued with their border always.
-        align_corners: which points of two pyramid levels coincide, see `resize`.
+        align_corners: which points of two pyramid levels coincide: the centres of their corner
+            voxels, or else their outer voxel edges.
         upsampling_scale: factor on the field between levels; None is the exact one.
+
+    Theta, beta and temperature are in units of cost, so the scale of the features matters: a
+    standard deviation near 1 is right for the defaults. Where it is less than some three times the
+    temperature, soft assignment stays at the centre, and displacement and gradients vanish.
 
     Gradients are first-order: the backward pass of the cost volume is written by hand, and neither
     double backward nor the transforms of `torch.func` go through it.
@@ -94,6 +99,12 @@ class VoxelOptLayer(nn.Module):
         upsampling_scale: float | None = None,
     ) -> None:
         super().__init__()
+        counts = (levels, search_radius, warps_per_level, integration_steps)
+        if not all(isinstance(count, int) for count in counts):
+            raise ValueError(
+                "levels, search_radius, warps_per_level and integration_steps must be whole "
+                f"numbers, got {counts}"
+            )
         if min(levels, warps_per_level) < 1 or integration_steps < 0:
             raise ValueError(
                 "levels and warps_per_level must be at least 1, integration_steps at least 0"
@@ -180,6 +191,7 @@ class VoxelOptLayer(nn.Module):
             A `Solution`, in float32, or float64 if a feature map is; autocast has no effect.
 
         Raises:
+            TypeError: a feature map is no tensor of floating point.
             ValueError: shapes do not fit.
         """
         check_inputs(fixed, moving, fixed_mask, moving_mask, initial_displacement)

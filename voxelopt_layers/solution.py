@@ -22,11 +22,18 @@ class Level:
 
 @dataclass(frozen=True)
 class Solution:
-    """What `VoxelOptLayer.solve` returns; fields are ``(B, d, *spatial)`` in voxels."""
+    """What `VoxelOptLayer.solve` returns.
+
+    Attributes:
+        displacement: ``(B, d, *spatial)`` in voxels: ``warped(x) = moving(x + u(x))``.
+        inverse: the same from the moving to the fixed image, composed of the exponentials of the
+            negated velocities; None where it was not asked for.
+        levels: what each pyramid level found, from coarse to fine.
+    """
 
     displacement: Tensor
     inverse: Tensor | None
-    levels: tuple[Level, ...]  # from coarse to fine
+    levels: tuple[Level, ...]
 
     @property
     def entropy(self) -> tuple[Tensor, ...]:

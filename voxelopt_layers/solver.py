@@ -52,6 +52,8 @@ class CoordinateDescent(nn.Module):
         boundary: Boundary,
     ) -> None:
         super().__init__()
+        if not isinstance(theta, Sequence):
+            raise ValueError(f"theta must be a sequence, one value per iteration, got {theta}")
         self.constants: dict[str, Any] = {
             "theta": tuple(float(t) for t in theta),
             "beta": float(beta),

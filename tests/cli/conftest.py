@@ -49,7 +49,9 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
 @pytest.fixture
 def no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     """The picture takes longer than all the rest."""
-    monkeypatch.setattr(outputs, "registration_picture", lambda path, *_: path.write_bytes(b""))
+    monkeypatch.setattr(
+        outputs, "registration_picture", lambda path, *_, **__: path.write_bytes(b"")
+    )
 
 
 @pytest.fixture

@@ -113,6 +113,12 @@ def test_bad_transform(refused, transform, expected):
         ("register fixed.nii.gz moving.nii.gz -o out/ --spacing 0", "above 0 mm"),
         ("register fixed.nii.gz moving.nii.gz -o out/ --spacing -2", "above 0 mm"),
         ("register fixed.nii.gz moving.nii.gz -o out/ --spacing 1e-9", "makes 2e+34 voxels"),
+        ("register fixed.nii.gz moving.nii.gz -o out/ --spacing 300", "leaves 2 x 1 x 1 voxels"),
+        (
+            "register fixed.nii.gz moving.nii.gz -o out/ --window 5000 8000",
+            "all voxels are equal wi",
+        ),
+        ("register fixed.nii.gz moving.nii.gz -o out.nii.gz", "not the name of an image"),
         ("register fixed.nii.gz moving.nii.gz -o out/ --window 5", "--window: expected 2"),
         ("register fixed.nii.gz moving.nii.gz -o out/ --window 5 x", "--window: expected a num"),
         ("register fixed.nii.gz moving.nii.gz -o out/ --window 5 -5", "from low to high, got 5 -5"),
@@ -161,3 +167,33 @@ def test_labels_on_another_grid(refused, pair, which):
     Nifti1Image(labels, affine).to_filename(f"{which}_labels.nii.gz")
     message = refused("register", "fixed.nii.gz", "moving.nii.gz", "-o", "out/", *LABELS)
     assert f"{which}_labels.nii.gz does not lie on the grid of {which}.nii.gz" in message
+
+
+def test_images_with_nothing_to_match(refused, pair):
+    grid = pair.fixed.grid
+    Nifti1Image(np.zeros(grid.shape, np.float32), grid.affine).to_filename("flat.nii.gz")
+    Nifti1Image(pair.fixed.data.numpy()[..., :1], grid.affine).to_filename("slice.nii.gz")
+    for name, expected in (("flat", "all voxels are equal"), ("slice", "a single slice and")):
+        for files in ([f"{name}.nii.gz", "moving.nii.gz"], ["fixed.nii.gz", f"{name}.nii.gz"]):
+            message = refused("register", *files, "-o", "out/")
+            assert f"{name}.nii.gz" in message and expected in message
+
+
+def test_an_input_is_never_overwritten(refused):
+    Path("moving.nii.gz").rename("Warped.nii.gz")
+    message = refused("register", "fixed.nii.gz", "Warped.nii.gz", "-o", "./")
+    assert message.startswith("Warped.nii.gz would be overwritten by a result")
+    message = refused("apply", "fixed.nii.gz", "-r", "Warped.nii.gz", "-o", "fixed.nii.gz")
+    assert message.startswith("fixed.nii.gz would be overwritten")
+
+
+def test_labels_of_another_shape_and_of_another_affine(refused, pair):
+    grid, labels = pair.moving.grid, pair.moving_labels.data.numpy()
+    for array, affine, expected in (
+        (labels[1:], grid.affine, "expected shape (40, 32, 36), got (39, 32, 36)"),
+        (labels, grid.affine * 1.1, "their affines differ"),
+    ):
+        Nifti1Image(array, affine).to_filename("moving_labels.nii.gz")
+        assert expected in refused(
+            "register", "fixed.nii.gz", "moving.nii.gz", "-o", "out/", *LABELS
+        )

@@ -227,3 +227,18 @@ def test_as_a_program(folder):
 def test_a_config_of_ours_wins_over_a_file_of_its_name():
     Path("ct").write_text("spacing: 7\n")
     assert find_config("ct").name == "ct.yaml" and find_config("./ct") == Path("ct")
+
+
+def test_a_new_registration_leaves_nothing_of_an_older_one(run, no_picture):
+    files = ["fixed.nii.gz", "moving.nii.gz", "-o", "out/", *QUICK]
+    assert run("register", *files, "--inverse", "--initial", "center-of-mass")[0] == 0
+    Path("out/notes.txt").touch()
+    assert {"1InverseWarp.nii.gz", "0GenericAffine.mat"} < names("out")
+    assert run("register", *files)[0] == 0
+    assert names("out") == {*ALWAYS, "notes.txt"}
+
+
+def test_the_report_has_no_empty_field(run, no_picture):
+    assert run("register", "fixed.nii.gz", "moving.nii.gz", "-o", "out/", *QUICK, *LABELS)[0] == 0
+    for stage in strict_json("out/Report.json")["labels"].values():
+        assert None not in stage.values() and stage["mean_dice"] > 0

@@ -80,7 +80,7 @@ def test_itk_gives_what_we_wrote_wherever_the_images_lie(tmp_path, monkeypatch, 
         moving_labels=tmp_path / "labels.nii.gz",
     )
     assert gain(result) > 0.1
-    monkeypatch.setattr(outputs, "registration_picture", lambda *_: None)  # it takes a second
+    monkeypatch.setattr(outputs, "registration_picture", lambda *_, **__: None)  # it takes a second
     outputs.save(result, f"{tmp_path}/", make_report(result))
 
     def written(name: str) -> np.ndarray:

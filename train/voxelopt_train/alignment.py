@@ -93,9 +93,7 @@ def register_affine(fixed: Image, moving: Image) -> AffineTransform:
     try:
         import SimpleITK as sitk
     except ImportError as error:
-        raise InputError(
-            'affine alignment needs SimpleITK: pip install "voxelopt-layers[affine]"'
-        ) from error
+        raise InputError("affine alignment needs SimpleITK: pip install SimpleITK") from error
     fixed, moving = _working_copy(fixed), _working_copy(moving)
     masses = center_of_mass(fixed), center_of_mass(moving)
     offsets = np.zeros(3), _center(moving.grid) - _center(fixed.grid), masses[1] - masses[0]

@@ -113,14 +113,16 @@ def _register_parser() -> tuple[ArgumentParser, str]:
         type=str,
         required=True,
         metavar="PREFIX",
-        help="folder (out/) or start of the file names (out/pair1_)",
+        help="folder (out/, or any that exists) or start of the file names (out/pair1_); an "
+        "earlier registration there is replaced",
     )
     add(
         "--initial",
         type=str,
         default="none",
         metavar="HOW",
-        help="initial alignment: none, center-of-mass, affine, or an ITK .mat/.tfm/.txt file",
+        help="initial alignment: none, center-of-mass, affine (needs SimpleITK), or an ITK file "
+        "(.mat, .tfm, .txt)",
     )
     add(
         "--spacing",
@@ -200,7 +202,7 @@ def _add_method(parser: ArgumentParser) -> None:
     add(
         "--preset",
         choices=sorted(PRESETS),
-        help="settings of the layer; default: those that measured best",
+        help="settings of the paper or of its authors' code; without it, the layer's own defaults",
     )
     add(
         "--layer",

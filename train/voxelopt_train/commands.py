@@ -16,7 +16,14 @@ from voxelopt_layers.presets import PRESETS
 from voxelopt_train.errors import InputError
 from voxelopt_train.images import Image, ImageLike, read_image, write_nifti
 from voxelopt_train.label_metrics import Protocol
-from voxelopt_train.outputs import all_or_none, check_writable, save, split_prefix
+from voxelopt_train.outputs import (
+    all_or_none,
+    check_kept,
+    check_writable,
+    output_paths,
+    save,
+    split_prefix,
+)
 from voxelopt_train.phantom import phantom_pair
 from voxelopt_train.registration import register
 from voxelopt_train.report import make_report, summary_table
@@ -67,6 +74,7 @@ def run_apply(options: Namespace) -> None:
     if not output.name.endswith((".nii", ".nii.gz")):
         raise InputError(f"--output {output}: expected a name ending in .nii or .nii.gz")
     check_writable(output.parent)
+    check_kept((options.image, options.reference, *(options.transform or [])), [output])
     image = read_image(options.image, "image", labels=options.labels)
     reference = read_image(options.reference, "reference")
     transforms = [read_transform(spec) for spec in options.transform or []]
@@ -93,6 +101,7 @@ def _register_and_save(
 ) -> None:
     layer, device = _layer(options), _device(options.device)
     check_writable(split_prefix(options.output)[0])
+    check_kept((fixed, moving, *labels, initial), output_paths(options.output))
     with _progress(stages=7 + layer.levels) as stage:
         result = register(
             fixed,

@@ -39,10 +39,10 @@ def read_label_pair(
     ):
         labels = read_image(source, name, labels=True)
         if not labels.grid.matches(image.grid):
-            raise InputError(
-                f"{labels.name} does not lie on the grid of {image.name}: expected shape "
-                f"{image.grid.shape} and the same affine, got shape {labels.grid.shape}"
-            )
+            what = f"their affines differ (both have shape {image.grid.shape})"
+            if labels.grid.shape != image.grid.shape:
+                what = f"expected shape {image.grid.shape}, got {labels.grid.shape}"
+            raise InputError(f"{labels.name} does not lie on the grid of {image.name}: {what}")
         if labels.data.min() < 0:
             raise InputError(f"{labels.name}: labels must be 0 or above, found {labels.data.min()}")
         pair.append(labels)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,12 +17,33 @@ from voxelopt_train.registration import Registration
 from voxelopt_train.report import Report
 from voxelopt_train.transforms import write_affine, write_displacement_field
 
+# What a registration may leave behind, after the start of the names.
+_NAMES = (
+    "Warped.nii.gz",
+    "1Warp.nii.gz",
+    "Report.png",
+    "Report.json",
+    "0GenericAffine.mat",
+    "WarpedLabels.nii.gz",
+    "1InverseWarp.nii.gz",
+    "Entropy.nii.gz",
+    "Jacobian.nii.gz",
+)
+
 
 def split_prefix(prefix: str) -> tuple[Path, str]:
     """Folder and start of the file names: ``out/a_`` is ``out`` and ``a_``, ``out/`` has no start.
 
     An existing folder is taken as the folder, with or without the slash.
+
+    Raises:
+        InputError: the prefix is the name of an image, as of a single result.
     """
+    if prefix.endswith((".nii", ".nii.gz")):
+        raise InputError(
+            f"--output {prefix}: expected a folder (out/) or the start of several file names, "
+            "not the name of an image"
+        )
     if prefix.endswith("/") or Path(prefix).is_dir():
         return Path(prefix), ""
     return Path(prefix).parent, Path(prefix).name
@@ -38,6 +59,20 @@ def check_writable(folder: Path) -> None:
         raise InputError(f"the output folder {folder} cannot be made: {existing} is a file")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise InputError(f"the output folder {folder} cannot be written: no permission")
+
+
+def check_kept(inputs: Iterable[object], outputs: Iterable[Path]) -> None:
+    """Raise InputError where a result would take the place of one of the files it is made from."""
+    targets = {path.resolve() for path in outputs}
+    for path in inputs:
+        if isinstance(path, str | Path) and Path(path).resolve() in targets:
+            raise InputError(f"{path} would be overwritten by a result, choose another --output")
+
+
+def output_paths(prefix: str) -> list[Path]:
+    """All files that a registration with this prefix may write, or remove as outdated."""
+    folder, start = split_prefix(prefix)
+    return [folder / f"{start}{name}" for name in _NAMES]
 
 
 @contextmanager
@@ -87,7 +122,9 @@ def save(
 
     Always ``Warped.nii.gz``, ``1Warp.nii.gz`` (ITK displacement field), ``Report.png`` and
     ``Report.json``; with an initial alignment ``0GenericAffine.mat``; with labels
-    ``WarpedLabels.nii.gz``. ANTs and ITK apply ``-t 1Warp.nii.gz -t 0GenericAffine.mat``.
+    ``WarpedLabels.nii.gz``. Those of an earlier registration that this one does not write are
+    removed, so that no two registrations ever stand mixed. ANTs and ITK apply
+    ``-t 1Warp.nii.gz -t 0GenericAffine.mat``.
 
     Args:
         result: from `register`.
@@ -141,7 +178,11 @@ def save(
             result.entropy.data[None, None],
             None if labels is None else (labels.fixed, labels.aligned, labels.warped),
             window,
+            aligned=result.initial is not None,
         )
         path("Report.json").write_text(json.dumps(report.as_dict(), indent=2) + "\n")
         names = sorted(p.name for p in temporary.iterdir())
+    for outdated in output_paths(prefix):
+        if outdated.name not in names:
+            outdated.unlink(missing_ok=True)
     return [folder / name for name in names]

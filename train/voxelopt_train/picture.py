@@ -75,6 +75,7 @@ def registration_picture(
     entropy: Tensor | None = None,
     labels: tuple[Image, Image, Image] | None = None,
     window: tuple[float, float] | None = None,
+    aligned: bool = False,
 ) -> None:
     """Write the picture of a registration; everything lies on the fixed grid.
 
@@ -88,6 +89,7 @@ def registration_picture(
         labels: label maps of fixed, moving and warped, drawn as outlines.
         window: intensities shown as black and white, in all three images; by default the 1st and
             99.5th percentile of the fixed image for itself, of the moving image for the other two.
+        aligned: whether ``moving`` has been through an initial alignment, for the headings.
 
     Raises:
         InputError: for images on another grid, or a file that cannot be written.
@@ -106,7 +108,7 @@ def registration_picture(
     color = ScalarMappable(Normalize(0, max(np.percentile(length, 99.8), 1.0)), LENGTH_COLORS)
     columns: list[_Column] = [
         ("fixed", image_panel(gray["fixed"], maps[0]), None),
-        ("moving", image_panel(gray["moving"], maps[1]), None),
+        ("moving, aligned" if aligned else "moving", image_panel(gray["moving"], maps[1]), None),
         ("warped", image_panel(gray["warped"], maps[2]), None),
         ("difference before", difference_panel(gray["fixed"], gray["moving"]), None),
         ("difference after", difference_panel(gray["fixed"], gray["warped"]), None),

@@ -35,6 +35,7 @@ from voxelopt_train.transforms import (
 
 ENCODERS = ("mind", "raw")
 _MOST_VOXELS = 2**31  # beyond any memory: the spacing is a slip
+_FEWEST_VOXELS = 4  # along an axis: the layer's pyramid ends there
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +88,7 @@ def register(
         fixed: a NIfTI file, a nibabel image, or ``(array, affine)`` with the affine in RAS mm.
         moving: the same; may lie on another grid.
         encoder: ``"mind"``, ``"raw"`` or any module from ``(B, 1, *spatial)`` to features.
-        layer: the layer; with the defaults that measured best if None.
+        layer: the layer; with its defaults if None.
         spacing_mm: work on an isotropic grid of this voxel size; None: on the fixed grid.
         initial: ``"none"``, ``"center-of-mass"``, ``"affine"`` (needs SimpleITK) or the file of
             an ITK linear transform; maps the fixed world to the moving world.
@@ -104,8 +105,11 @@ def register(
         InputError: an input cannot be used; the message says which, and why.
     """
     report = progress or (lambda stage: None)
+    if window is not None and not window[0] < window[1]:
+        raise InputError(f"the window must go from low to high, got {window[0]:g} {window[1]:g}")
     report("reading the images")
     fixed_image, moving_image = read_image(fixed, "fixed image"), read_image(moving, "moving image")
+    _check_pair(fixed_image, moving_image, window)
     label_images = read_label_pair(fixed_labels, moving_labels, fixed_image, moving_image)
     grid = _working_grid(fixed_image.grid, spacing_mm)
     net = RegistrationNet(_encoder(encoder, window), layer)
@@ -199,19 +203,36 @@ def _working_grid(fixed: Grid, spacing_mm: float | None) -> Grid:
     voxels = math.prod(n * mm / spacing_mm for n, mm in extent)
     if voxels > _MOST_VOXELS:
         raise InputError(f"a working spacing of {spacing_mm:g} mm makes {voxels:.0e} voxels")
-    return isotropic_grid(fixed, spacing_mm)
+    grid = isotropic_grid(fixed, spacing_mm)
+    if sorted(grid.shape)[1] < _FEWEST_VOXELS <= sorted(fixed.shape)[1]:
+        raise InputError(
+            f"a working spacing of {spacing_mm:g} mm leaves {' x '.join(map(str, grid.shape))} "
+            f"voxels, expected at least {_FEWEST_VOXELS} along two axes"
+        )
+    return grid
 
 
 def _encoder(encoder: nn.Module | str, window: tuple[float, float] | None) -> nn.Module:
     if isinstance(encoder, nn.Module):
         return encoder
-    if window is not None and not window[0] < window[1]:
-        raise InputError(f"the window must go from low to high, got {window[0]:g} {window[1]:g}")
     if encoder == "mind":
         return MINDSSC(window=window)
     if encoder == "raw":
         return RawIntensity(window=window)
     raise InputError(f"features must be one of {', '.join(ENCODERS)}, got {encoder}")
+
+
+def _check_pair(fixed: Image, moving: Image, window: tuple[float, float] | None) -> None:
+    """Raise InputError for what can be read and yet has nothing to register."""
+    for image in (fixed, moving):
+        values = image.data if window is None else image.data.clamp(*window)
+        if values.min() == values.max():
+            place = "" if window is None else f" within the window {window[0]:g} {window[1]:g}"
+            raise InputError(f"{image.name}: all voxels are equal{place}, nothing can be matched")
+    slices = [1 in image.grid.shape for image in (fixed, moving)]
+    if slices[0] != slices[1]:
+        flat, solid = (fixed, moving) if slices[0] else (moving, fixed)
+        raise InputError(f"{flat.name} is a single slice and {solid.name} a volume, expected alike")
 
 
 def _check_overlap(fixed: Image, moving: Image, alignment: AffineTransform | None) -> None:

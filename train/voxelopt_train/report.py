@@ -21,6 +21,8 @@ from voxelopt_train.metrics import (
 from voxelopt_train.registration import Registration
 from voxelopt_train.transforms import mm_to_voxels
 
+_OF_LABELS = ("protocol", "dice", "hd95", "hd95_unit", "mean_dice", "mean_hd95")
+
 
 @dataclass(frozen=True)
 class Report:
@@ -51,7 +53,11 @@ class Report:
         """For JSON."""
         shape, spacing = self.working_grid
         return {
-            "labels": {stage: value.as_dict() for stage, value in self.labels.items()},
+            # The field is one for all stages, and below.
+            "labels": {
+                stage: {k: v for k, v in value.as_dict().items() if k in _OF_LABELS}
+                for stage, value in self.labels.items()
+            },
             "sd_log_jacobian": self.sd_log_jacobian,
             "sd_log_jacobian_strict": self.sd_log_jacobian_strict,
             "folds": self.folds,
@@ -124,7 +130,8 @@ def summary_table(report: Report) -> Group:
     mean, largest = report.displacement_mm
     shape, spacing = report.working_grid
     sentence = (
-        f"displacement {mean:.1f} mm on average, {largest:.1f} mm at most; "
+        f"displacement {mean:.1f} mm on average, {largest:.1f} mm at most "
+        "(whole grid, without the initial alignment); "
         f"inverse off by {report.inverse_error_voxels:.3f} voxels (mean, inner half); "
         f"grid {' x '.join(map(str, shape))} at {' x '.join(f'{s:.3g}' for s in spacing)} mm; "
         f"{report.seconds:.1f} s"
