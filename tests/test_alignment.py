@@ -134,7 +134,7 @@ def test_affine_of_a_constant_image_is_refused():
 
 def test_affine_without_simpleitk(monkeypatch):
     monkeypatch.setitem(sys.modules, "SimpleITK", None)  # what an absent module looks like
-    with pytest.raises(InputError, match=r'pip install "pip install SimpleITK"'):
+    with pytest.raises(InputError, match="pip install SimpleITK"):
         initial_alignment(body(), body(), "affine")
 
 
