@@ -1,7 +1,24 @@
 """Feature encoders, and networks made of an encoder and a `VoxelOptLayer`."""
 
+from voxelopt_models.bundle import bundle_network
+from voxelopt_models.encoder import FeatureEncoder, FeatureStack
 from voxelopt_models.intensity import RawIntensity
 from voxelopt_models.mind import MINDSSC, mind_ssc
+from voxelopt_models.monai_networks import monai_network
 from voxelopt_models.network import RegistrationNet
+from voxelopt_models.released_unet import ReleasedUNet
+from voxelopt_models.weights import WeightsError, load_weights
 
-__all__ = ["MINDSSC", "RawIntensity", "RegistrationNet", "mind_ssc"]
+__all__ = [
+    "MINDSSC",
+    "FeatureEncoder",
+    "FeatureStack",
+    "RawIntensity",
+    "RegistrationNet",
+    "ReleasedUNet",
+    "WeightsError",
+    "bundle_network",
+    "load_weights",
+    "mind_ssc",
+    "monai_network",
+]

@@ -1,0 +1,187 @@
+"""MONAI's networks and bundles as encoders, in Python and in YAML."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from jsonargparse import ArgumentParser
+from torch import nn
+
+from voxelopt_models import (
+    MINDSSC,
+    FeatureEncoder,
+    FeatureStack,
+    ReleasedUNet,
+    WeightsError,
+    bundle_network,
+    monai_network,
+)
+
+UNET = {
+    "spatial_dims": 3,
+    "in_channels": 1,
+    "out_channels": 5,
+    "channels": [4, 8],
+    "strides": [2],
+}
+
+
+def test_importing_the_models_imports_no_monai():
+    code = "import sys, voxelopt_models; print('monai' in sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("UNet", {"channels": [4, 8], "strides": [2]}),
+        ("SegResNet", {"init_filters": 8}),
+        ("SegResNetDS", {"init_filters": 8, "dsdepth": 2}),
+        (
+            "DynUNet",
+            {
+                "kernel_size": [3, 3, 3, 3],
+                "strides": [1, 2, 2, 2],
+                "upsample_kernel_size": [2, 2, 2],
+                "filters": [4, 8, 8, 8],
+                "deep_supervision": True,
+                "deep_supr_num": 2,
+            },
+        ),
+        ("BasicUNetPlusPlus", {"features": [4] * 6, "deep_supervision": True}),
+        ("RegUNet", {"num_channel_initial": 4, "depth": 2, "out_activation": "sigmoid"}),
+        ("HighResNet", {}),  # ends with normalisation and ReLU
+    ],
+)
+def test_monai_networks_give_maps_before_any_activation(name, arguments):
+    arguments = {"spatial_dims": 3, "in_channels": 1, "out_channels": 5, **arguments}
+    encoder = FeatureEncoder(monai_network(name, arguments))
+    for training in (True, False):
+        maps = encoder.train(training)(torch.randn(1, 1, 32, 32, 32))
+        assert maps.shape == (1, 5, 32, 32, 32)
+        # Neither cut off at 0 nor normalised.
+        assert maps.min() < 0 < maps.max()
+        assert maps.sum(1).std() > 1e-3
+
+
+def test_swin_unetr_with_padding():
+    pytest.importorskip("einops")
+    arguments = {
+        "in_channels": 1,
+        "out_channels": 5,
+        "feature_size": 12,
+        "depths": [1, 1, 1, 1],
+        "num_heads": [1, 1, 1, 1],
+    }
+    network = monai_network("SwinUNETR", arguments)
+    maps = FeatureEncoder(network, trainable=False, divisor=32)(torch.randn(1, 1, 40, 30, 32))
+    assert maps.shape == (1, 5, 40, 30, 32)
+    assert maps.min() < 0 < maps.max()
+
+
+def test_unknown_monai_networks_have_near_matches():
+    with pytest.raises(ValueError, match=r"no network 'unet'; did you mean UNet"):
+        monai_network("unet")
+    with pytest.raises(ValueError, match=r"did you mean .*SegResNet"):
+        monai_network("SegRezNet")
+    with pytest.raises(ValueError, match=r"no network 'xyzzyx'$"):
+        monai_network("xyzzyx")
+
+
+def make_bundle(folder, definition):
+    (folder / "configs").mkdir()
+    (folder / "models").mkdir()
+    config = {
+        "spatial_dims": 3,
+        "network_def": definition,
+        "handlers": f"$open({str(folder / 'evaluated')!r}, 'w')",
+        "broken": "$1 / 0",
+    }
+    (folder / "configs" / "inference.json").write_text(json.dumps(config))
+
+
+def test_a_bundle_gives_its_network_and_nothing_else_of_it_runs(tmp_path):
+    arguments = {**UNET, "spatial_dims": "@spatial_dims"}
+    make_bundle(tmp_path, {"_target_": "monai.networks.nets.UNet", **arguments})
+    with pytest.raises(WeightsError, match=r"there is no weights file .*model\.pt"):
+        bundle_network(tmp_path)
+    source = monai_network("UNet", UNET)
+    torch.save(source.state_dict(), tmp_path / "models" / "model.pt")
+    network = bundle_network(tmp_path)
+    image = torch.randn(1, 1, 8, 8, 8)
+    torch.testing.assert_close(network.eval()(image), source.eval()(image))
+    assert not (tmp_path / "evaluated").exists()
+
+
+def test_a_folder_that_is_no_bundle_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"is no MONAI bundle: it has no configs/inference\.json"):
+        bundle_network(tmp_path)
+    make_bundle(tmp_path, {"_target_": "monai.networks.nets.UNet", "spatial_dims": 3})
+    with pytest.raises(ValueError, match=r"network_def of .*inference\.json cannot be used"):
+        bundle_network(tmp_path)
+    (tmp_path / "configs" / "inference.json").write_text('{"network_def": 3}')
+    with pytest.raises(ValueError, match="is no network but a int"):
+        bundle_network(tmp_path)
+    (tmp_path / "configs" / "inference.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"network_def of .* cannot be used"):
+        bundle_network(tmp_path)
+
+
+def test_encoders_are_made_from_yaml():
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--encoder", type=nn.Module)
+    config = """
+    encoder:
+      class_path: voxelopt_models.FeatureStack
+      init_args:
+        encoders:
+          - class_path: voxelopt_models.FeatureEncoder
+            init_args:
+              network:
+                class_path: voxelopt_models.monai_network
+                init_args:
+                  name: UNet
+                  arguments:
+                    {spatial_dims: 3, in_channels: 1, out_channels: 5, channels: [8, 16],
+                     strides: [2]}
+              trainable: false
+              normalisation: softmax
+              scale: 2
+          - class_path: voxelopt_models.FeatureEncoder
+            init_args: {network: {class_path: voxelopt_models.ReleasedUNet}, divisor: 8}
+          - class_path: voxelopt_models.MINDSSC
+    """
+    stack = parser.instantiate(parser.parse_string(config))["encoder"]
+    assert isinstance(stack, FeatureStack)
+    softmax, released, mind = stack.encoders
+    assert isinstance(softmax, FeatureEncoder) and not softmax.trainable
+    assert isinstance(released, FeatureEncoder) and isinstance(released.network, ReleasedUNet)
+    assert isinstance(mind, MINDSSC)
+    features = softmax(torch.randn(1, 1, 8, 8, 8))
+    torch.testing.assert_close(features.sum(1), torch.full((1, 8, 8, 8), 2.0))
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        {"class_path": "voxelopt_models.bundle_network", "init_args": {"folder": "FOLDER"}},
+        {
+            "class_path": "torch.nn.Conv3d",
+            "init_args": {"in_channels": 1, "out_channels": 5, "kernel_size": 1},
+        },
+    ],
+)
+def test_any_module_may_be_the_network_of_a_configured_encoder(tmp_path, network):
+    make_bundle(tmp_path, {"_target_": "monai.networks.nets.UNet", **UNET})
+    torch.save(monai_network("UNet", UNET).state_dict(), tmp_path / "models" / "model.pt")
+    text = json.dumps(network).replace("FOLDER", str(tmp_path))
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(FeatureEncoder, "encoder")
+    parsed = parser.parse_string(f"encoder: {{network: {text}, trainable: false}}")
+    encoder = parser.instantiate(parsed)["encoder"]
+    assert encoder(torch.randn(1, 1, 8, 8, 8)).shape == (1, 5, 8, 8, 8)
