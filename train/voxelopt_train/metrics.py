@@ -96,7 +96,7 @@ def evaluate(
     Raises:
         InputError: for maps, spacing or displacement that do not fit together, or no labels.
     """
-    _check_protocol(protocol)
+    check_protocol(protocol)
     fixed, moving, warped = (
         _label_array(values, name)
         for values, name in (
@@ -170,7 +170,7 @@ def _nanmean(per_label: dict[int, float]) -> float:
     return float(np.mean(values)) if values else math.nan
 
 
-def _check_protocol(protocol: str) -> None:
+def check_protocol(protocol: str) -> None:
     if protocol not in get_args(Protocol):
         raise InputError(
             f"The evaluation protocol must be one of {', '.join(get_args(Protocol))}, "
