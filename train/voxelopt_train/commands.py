@@ -102,7 +102,7 @@ def _register_and_save(
     layer, device = _layer(options), _device(options.device)
     check_writable(split_prefix(options.output)[0])
     check_kept((fixed, moving, *labels, initial), output_paths(options.output))
-    with _progress(stages=7 + layer.levels) as stage:
+    with progress_bar(stages=7 + layer.levels) as stage:
         result = register(
             fixed,
             moving,
@@ -148,7 +148,7 @@ def _device(name: str) -> torch.device:
 
 
 @contextmanager
-def _progress(stages: int) -> Iterator[Callable[[str], None]]:
+def progress_bar(stages: int) -> Iterator[Callable[[str], None]]:
     """A bar on a terminal's standard error; yields what is to be called as each stage begins."""
     columns = (
         SpinnerColumn(),

@@ -1,0 +1,187 @@
+"""Pairs of prepared subjects as a dataset, in an order that a resumed run continues exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data.meta_tensor import MetaTensor
+from monai.transforms.compose import Compose
+from monai.transforms.intensity.dictionary import RandScaleIntensityd, RandShiftIntensityd
+from monai.transforms.spatial.dictionary import RandAffined
+from torch import Tensor
+from torch.utils.data import Dataset
+from torch.utils.data.distributed import DistributedSampler
+
+from voxelopt_train.data.keypoints import read_keypoints
+from voxelopt_train.data.subjects import Subject
+from voxelopt_train.errors import InputError
+from voxelopt_train.images import check_units, load_volume, read_image, voxels
+
+Volumes = dict[str, Any]
+Augmentation = Callable[[Any], Any]
+
+
+class PreparedSubjects(Sequence[Volumes]):
+    """Reads the files of prepared subjects, each time anew: to be put into a `CacheDataset`.
+
+    Args:
+        subjects: from a manifest.
+        shape: of every image in the manifest.
+
+    Items are dicts of ``name``, ``image (1, *shape)`` float32, ``affine (4, 4)`` float64 and,
+    where the subject has them, ``labels (1, *shape)`` uint8, ``keypoints (N, 3)`` float32 and
+    ``features (F, *shape)`` float32.
+    """
+
+    def __init__(self, subjects: Sequence[Subject], shape: tuple[int, int, int]) -> None:
+        self.subjects = subjects
+        self.shape = shape
+
+    def __len__(self) -> int:
+        return len(self.subjects)
+
+    def __getitem__(self, index: int) -> Volumes:  # pyright: ignore[reportIncompatibleMethodOverride]
+        subject = self.subjects[index]
+        image = read_image(subject.image, "prepared image")
+        item: Volumes = {
+            "name": subject.name,
+            "image": image.data[None],
+            "affine": torch.from_numpy(image.grid.affine),
+        }
+        if subject.labels is not None:
+            item["labels"] = read_image(subject.labels, "labels", labels=True).data[None].byte()
+        if subject.features is not None:
+            item["features"] = _read_features(subject)
+        for key in item.keys() & {"image", "labels", "features"}:
+            if tuple(item[key].shape[1:]) != self.shape:
+                raise InputError(
+                    f"subject {subject.name}: {key} of {tuple(item[key].shape[1:])} voxels, the "
+                    f"manifest says {self.shape}"
+                )
+        if subject.keypoints is not None:
+            item["keypoints"] = torch.from_numpy(read_keypoints(subject.keypoints)).float()
+        return item
+
+
+class PairDataset(Dataset[dict[str, Any]]):
+    """Pairs of subjects, each of the two augmented on its own.
+
+    Args:
+        subjects: as `PreparedSubjects` gives them.
+        pairs: positions of the fixed and the moving subject.
+        spacing_mm: edge of the voxels.
+        augmentation: transform of ``{"image", "labels"}``, see `default_augmentation`.
+        seed: of the augmentation, which depends on it, the epoch and the pair alone.
+
+    The index ``epoch * len(dataset) + pair`` gives a pair as it is in that epoch.
+    """
+
+    def __init__(
+        self,
+        subjects: Sequence[Volumes],
+        pairs: Sequence[tuple[int, int]],
+        spacing_mm: float,
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.subjects = subjects
+        self.pairs = pairs
+        self.spacing_mm = spacing_mm
+        self.augmentation = augmentation
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        epoch, number = divmod(index, len(self))
+        item = {"index": number, "spacing_mm": torch.full((3,), self.spacing_mm)}
+        for side, subject in enumerate(self.pairs[number]):
+            volumes = self.subjects[subject]
+            if self.augmentation is not None:
+                entropy = np.random.SeedSequence([self.seed, epoch, number, side])
+                volumes = augment(volumes, self.augmentation, int(entropy.generate_state(1)[0]))
+            item |= {f"{('fixed', 'moving')[side]}_{key}": v for key, v in volumes.items()}
+        item["fixed"], item["moving"] = item.pop("fixed_image"), item.pop("moving_image")
+        return item
+
+
+class EpochSampler(DistributedSampler):
+    """A new order of the pairs in each epoch, told apart by their indices.
+
+    Being a `DistributedSampler`, with one process too, Lightning tells it the epoch, that of the
+    checkpoint after a resumption, and leaves it alone.
+    """
+
+    def __iter__(self) -> Iterator[int]:
+        start = self.epoch * len(self.dataset)  # pyright: ignore[reportArgumentType]
+        return (start + index for index in super().__iter__())
+
+
+def default_augmentation() -> Augmentation:
+    """Small random affine maps and changes of intensity, for images from 0 to 1."""
+    keys = ("image", "labels")
+    return Compose(
+        [
+            RandAffined(
+                keys,
+                prob=1.0,
+                rotate_range=(0.1,) * 3,
+                translate_range=(3.0,) * 3,
+                scale_range=(0.07,) * 3,
+                mode=("bilinear", "nearest"),
+                padding_mode="border",
+                allow_missing_keys=True,
+            ),
+            RandScaleIntensityd("image", factors=0.15, prob=0.7),
+            RandShiftIntensityd("image", offsets=0.05, prob=0.7),
+        ]
+    )
+
+
+def augment(volumes: Volumes, augmentation: Augmentation, seed: int) -> Volumes:
+    """A subject after a random transform; its affine and keypoints follow where MONAI tracks it."""
+    set_random_state = getattr(augmentation, "set_random_state", None)
+    if set_random_state is not None:
+        set_random_state(seed)
+    affine: Tensor = volumes["affine"]
+    given = {
+        key: MetaTensor(volumes[key].clone(), affine=affine)
+        for key in ("image", "labels")
+        if key in volumes
+    }
+    changed = augmentation(dict(given))
+    result = dict(volumes)
+    for key, before in given.items():
+        after = changed[key]
+        after = after.as_tensor() if isinstance(after, MetaTensor) else torch.as_tensor(after)
+        result[key] = after.to(before.dtype)
+    if isinstance(changed["image"], MetaTensor):
+        result["affine"] = changed["image"].affine
+    if "keypoints" in volumes:
+        moved = torch.linalg.solve(result["affine"], affine)
+        points = volumes["keypoints"].double() @ moved[:3, :3].T + moved[:3, 3]
+        result["keypoints"] = points.float()
+    return result
+
+
+def _read_features(subject: Subject) -> Tensor:
+    """Feature map of a ``.npy`` ``(F, *shape)``, or a NIfTI file with the features last."""
+    path = subject.features
+    assert path is not None
+    if path.suffix == ".npy":
+        try:
+            array = np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise InputError(f"{path}: this is no array that can be read") from error
+    else:
+        volume = load_volume(path, "features")
+        check_units(volume, str(path))
+        array = voxels(volume, str(path))
+        array = np.moveaxis(array.reshape(*array.shape[:3], -1), -1, 0)
+    if array.ndim != 4 or not np.isfinite(array).all():
+        raise InputError(f"{path}: expected finite features (F, X, Y, Z), got {array.shape}")
+    return torch.from_numpy(np.array(array, dtype=np.float32, order="C"))

@@ -1,0 +1,105 @@
+"""Pairs listed in a CSV or JSON file."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from voxelopt_train.data.subjects import SPLITS, Cohort, Subject
+from voxelopt_train.errors import InputError
+
+_FILES = ("labels", "keypoints")
+_COLUMNS = (
+    "fixed",
+    "moving",
+    *(f"{side}_{kind}" for kind in _FILES for side in ("fixed", "moving")),
+    "split",
+)
+
+
+def read_pair_table(path: Path) -> Cohort:
+    """Subjects and pairs of a table.
+
+    Its columns are ``fixed`` and ``moving``, and where there is more ``fixed_labels``,
+    ``moving_labels``, ``fixed_keypoints``, ``moving_keypoints`` and ``split``. Every image file is
+    a subject, named after the file. Paths are relative to the table. Pairs without a split test.
+
+    Args:
+        path: CSV with a header, or JSON with a list of objects.
+
+    Raises:
+        InputError: the table cannot be read, has other columns or contradicts itself.
+    """
+    rows = read_json(path) if path.suffix == ".json" else _csv_rows(path)
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise InputError(f"{path}: expected a list of pairs, each with the keys fixed and moving")
+    files: dict[Path, dict[str, Path]] = {}
+    listed = []
+    for number, row in enumerate(rows, 1):
+        place = f"{path}, pair {number}"
+        row = _checked(row, place)
+        sides = []
+        for side in ("fixed", "moving"):
+            image = _resolve(path, row[side])
+            known = files.setdefault(image, {})
+            for kind in _FILES:
+                if value := row.get(f"{side}_{kind}"):
+                    file = _resolve(path, value)
+                    if known.setdefault(kind, file) != file:
+                        raise InputError(f"{place}: other {kind} of {row[side]} than before")
+            sides.append(image)
+        listed.append((row.get("split") or "test", sides))
+    names = subject_names(files)
+    return Cohort(
+        {names[image]: Subject(names[image], image, **more) for image, more in files.items()},
+        {s: [(names[f], names[m]) for split, (f, m) in listed if split == s] for s in SPLITS},
+    )
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file, or InputError."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: this is no JSON file that can be read") from error
+
+
+def subject_names(images: Iterable[Path]) -> dict[Path, str]:
+    """A unique name for each file: its stem, else its path below the folder that all share."""
+    images = list(images)
+    names = {image: image.name.split(".nii")[0] for image in images}
+    if len(set(names.values())) < len(names):
+        root = os.path.commonpath([image.parent for image in images])
+        below = {image: image.relative_to(root).as_posix() for image in images}
+        names = {image: path.split(".nii")[0].replace("/", "_") for image, path in below.items()}
+    return names
+
+
+def _csv_rows(path: Path) -> list[dict[str, str]]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            return list(csv.DictReader(file, skipinitialspace=True))
+    except (OSError, ValueError, csv.Error) as error:
+        raise InputError(f"{path}: this is no CSV file that can be read") from error
+
+
+def _checked(row: dict[Any, Any], place: str) -> dict[str, str]:
+    unknown = [str(column) for column in row if column not in _COLUMNS]
+    if unknown:
+        expected = ", ".join(_COLUMNS)
+        raise InputError(f"{place}: unknown column {unknown[0]}, expected {expected}")
+    values = {column: str(value).strip() for column, value in row.items() if value is not None}
+    for side in ("fixed", "moving"):
+        if not values.get(side):
+            raise InputError(f"{place}: no {side} image is given")
+    if values.get("split") and values["split"] not in SPLITS:
+        raise InputError(f"{place}: split {values['split']}, expected one of {', '.join(SPLITS)}")
+    return values
+
+
+def _resolve(table: Path, value: str) -> Path:
+    return Path(os.path.normpath(table.parent / value))

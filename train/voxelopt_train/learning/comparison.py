@@ -1,0 +1,82 @@
+"""``voxelopt compare`` and ``voxelopt ablate``: several methods on one test set, in one table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from jsonargparse import Namespace
+from rich.console import Console
+
+from voxelopt_train.comparison import Comparison
+from voxelopt_train.configs import find_config
+from voxelopt_train.errors import InputError
+from voxelopt_train.learning.training_cli import run_training
+from voxelopt_train.outputs import check_writable
+from voxelopt_train.tables import ResultTable
+
+_QUIET = ["--trainer.enable_model_summary=false"]
+_LAYER = "--model.init_args.layer.init_args"
+_THETA = (150.0, 0.5)  # of the first and the last iteration
+
+
+def run_compare(options: Namespace) -> None:
+    """``voxelopt compare``: one row for each recipe or finished training."""
+    _print_table({Path(row).stem: _row_arguments(row) for row in options.rows}, options)
+
+
+def run_ablate(options: Namespace) -> None:
+    """``voxelopt ablate``: one row for each choice of the method, all else as in the first row."""
+    base = _row_arguments(options.row)
+    rows = {"as it is": base}
+    for features in ("mind", "raw"):
+        rows[f"{features} features"] = ["--config", str(find_config(features, "training"))]
+    for name, settings in ablations(options.iterations).items():
+        rows[name] = [*base, *(f"{_LAYER}.{key}={value}" for key, value in settings.items())]
+    _print_table(rows, options)
+
+
+def ablations(iterations: Sequence[int]) -> dict[str, dict[str, object]]:
+    """The rows of the paper's second table: name, and the keywords of the layer that differ.
+
+    A schedule of other than six iterations is geometric from the same first theta to the same last.
+    """
+    rows: dict[str, dict[str, object]] = {
+        "not adaptive": {"adaptive": False},
+        "k = 2": {"search_radius": 2},
+        "k = 3": {"search_radius": 3},
+        "no cost filtering": {"cost_filtering": False},
+        "neither": {"adaptive": False, "cost_filtering": False},
+    }
+    start, end = _THETA
+    for n in iterations:
+        steps = [start * (end / start) ** (i / max(n - 1, 1)) for i in range(n)]
+        rows[f"{n} iterations"] = {"theta": steps if n > 1 else [end]}
+    return rows
+
+
+def _row_arguments(row: str) -> list[str]:
+    """What Lightning's ``test`` needs to know for a recipe, or the folder of a training."""
+    folder = Path(row)
+    if not folder.is_dir():
+        return ["--config", str(find_config(row, "training"))]
+    config, checkpoint = folder / "config.yaml", folder / "checkpoints" / "last.ckpt"
+    for path in (config, checkpoint):
+        if not path.is_file():
+            raise InputError(f"{row} is no finished training: there is no {path}")
+    return ["--config", str(config), "--ckpt_path", str(checkpoint)]
+
+
+def _print_table(rows: Mapping[str, Sequence[str]], options: Namespace) -> None:
+    output = Path(options.output)
+    check_writable(output)
+    data = ["--config", options.data]
+    tables: dict[str, ResultTable] = {}
+    for name, arguments in rows.items():
+        folder = output / name.replace(" ", "_")
+        cli = run_training(["test", *arguments, *data, "-o", str(folder), *_QUIET])
+        tables[name] = cli.model.table
+    table = Comparison(tables)
+    table.write(output, "comparison")
+    Console().print(table.rich())
+    print("wrote", *(output / f"comparison.{kind}" for kind in ("csv", "json", "md")), sep="\n  ")

@@ -1,0 +1,176 @@
+"""`RegistrationModule`: a registration network in Lightning's hands, trained or not."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor, nn
+
+from voxelopt_layers import Solution, VoxelOptLayer, jacobian_determinant
+from voxelopt_models import RegistrationNet
+from voxelopt_train.errors import InputError
+from voxelopt_train.label_metrics import Protocol
+from voxelopt_train.learning.evaluation import PairEvaluation
+from voxelopt_train.learning.lookups import both_have, data_labels, pair_names, training_steps
+from voxelopt_train.learning.losses import RegistrationLoss, organ_maps
+from voxelopt_train.learning.pictures import log_picture
+from voxelopt_train.learning.predictions import missing, write_warp
+
+Batch = dict[str, Any]
+
+
+class RegistrationModule(lightning.LightningModule):
+    """Encoder and `VoxelOptLayer`, trained end to end or, where training-free, tested alone.
+
+    A batch holds ``fixed`` and ``moving`` ``(B, 1, *spatial)`` and, where the data have them,
+    ``fixed_labels``, ``moving_labels``, key points and feature maps; see `voxelopt_train.data`.
+
+    ``fit`` logs every term of the loss, Dice, SDlogJ and folds, and a picture of the first
+    validation pair. ``test`` writes ``test.csv``, ``test.json`` and ``test.md`` to the trainer's
+    ``default_root_dir``; ``predict`` writes the ITK displacement field of each pair to its folder
+    ``warps`` and skips those that are there.
+
+    Args:
+        encoder: from images to features, see `voxelopt_models`.
+        layer: the layer; with its defaults if None.
+        loss: what training minimises; unsupervised (NCC and diffusion) if None.
+        learning_rate: of Adam.
+        temperature: temperatures of the soft assignment at the first and the last step of the
+            training, geometric in between, so that it goes from soft to hard; afterwards the last
+            one stays. None leaves the layer's own.
+        protocol: of the evaluation, see `voxelopt_train.metrics`.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        layer: VoxelOptLayer | None = None,
+        loss: RegistrationLoss | None = None,
+        learning_rate: float = 1e-4,
+        temperature: tuple[float, float] | None = None,
+        protocol: Protocol = "voxelopt",
+    ) -> None:
+        super().__init__()
+        self.net = RegistrationNet(encoder, layer)
+        self.loss = RegistrationLoss() if loss is None else loss
+        self.learning_rate = learning_rate
+        self.protocol: Protocol = protocol
+        self.temperature = temperature
+        if temperature is not None:
+            if not min(temperature) > 0:
+                raise ValueError(f"temperatures must be above 0, got {temperature}")
+            if "temperature" in self.net.layer.solver.log_parameters:
+                raise ValueError("a temperature that is learned cannot follow a schedule too")
+            if self.net.layer.solver.assignment == "hard":
+                raise ValueError("a hard assignment has no temperature to follow a schedule")
+            self._set_temperature(temperature[1])  # what test and predict use
+
+    def forward(self, fixed: Tensor, moving: Tensor) -> Tensor:
+        """Displacement ``(B, 3, *spatial)`` in voxels of two images ``(B, 1, *spatial)``."""
+        return self.net(fixed, moving)
+
+    def solve(self, batch: Batch, inverse: bool = False) -> Solution:
+        """Register a batch, from its feature maps where it has them, else through the encoder."""
+        if not both_have(batch, "features"):
+            return self.net.solve(batch["fixed"], batch["moving"], inverse=inverse)
+        features = batch["fixed_features"], batch["moving_features"]
+        return self.net.solve_features(*features, batch["fixed"].shape[2:], inverse=inverse)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        trained = [p for p in self.parameters() if p.requires_grad]
+        if not trained:
+            raise InputError(
+                "there is nothing to train: the encoder is frozen or has no weights, and no "
+                "parameter of the layer is learnable; test and predict need no training"
+            )
+        return torch.optim.Adam(trained, lr=self.learning_rate)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        if self.temperature is None:
+            return
+        done = min(1.0, self.global_step / max(1, training_steps(self.trainer) - 1))
+        start, end = self.temperature
+        self._set_temperature(start ** (1 - done) * end**done)
+
+    def _set_temperature(self, temperature: float) -> None:
+        self.net.layer.solver.constants["temperature"] = temperature
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        solution = self.solve(batch)
+        # The final field is on the image's grid; the coarser ones keep their own.
+        fields = [solution.displacement, *(level.displacement for level in solution.levels[-2::-1])]
+        organs = (None, None)
+        if self.loss.label_weight > 0:
+            organs = self._organs(batch)
+        terms = self.loss(fields, batch["fixed"], batch["moving"], *organs)
+        size = batch["fixed"].shape[0]
+        with torch.no_grad():
+            jacobian = jacobian_determinant(solution.displacement.detach())
+            logged = {**terms, "folds": (jacobian <= 0).float().mean()}
+        self.log_dict({f"train/{k}": v for k, v in logged.items()}, batch_size=size)
+        self.log("train/loss_step", terms["loss"], prog_bar=True, logger=False, batch_size=size)
+        return terms["loss"]
+
+    def _organs(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        if not both_have(batch, "labels"):
+            raise InputError(
+                f"label_weight is {self.loss.label_weight:g}, but the training pair "
+                f"{batch['fixed_name'][0]}, {batch['moving_name'][0]} has no labels"
+            )
+        labels = data_labels(self.trainer)
+        fixed, moving = (organ_maps(batch[f"{x}_labels"], labels) for x in ("fixed", "moving"))
+        return fixed, moving
+
+    def on_validation_epoch_start(self) -> None:
+        self._evaluation = self._new_evaluation(brief=True)
+
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
+        solution = self.solve(batch)
+        self._evaluation.update(batch, solution.displacement)
+        if batch_index == 0 and self.trainer.is_global_zero:
+            log_picture(self.logger, batch, solution, self.global_step)
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_means("validation")
+
+    def on_test_epoch_start(self) -> None:
+        self._evaluation = self._new_evaluation()
+
+    def test_step(self, batch: Batch, batch_index: int) -> None:
+        start = self._now()
+        displacement = self.solve(batch).displacement
+        seconds = (self._now() - start) / displacement.shape[0]
+        self._evaluation.update(batch, displacement, seconds)
+
+    def on_test_epoch_end(self) -> None:
+        self.table = self._evaluation.table(pair_names(self.trainer, "test"))
+        self._log_means("test")
+        if self.trainer.is_global_zero:
+            self.table.write(Path(self.trainer.default_root_dir), "test")
+
+    def predict_step(self, batch: Batch, batch_index: int) -> list[Path]:
+        """Write the displacement fields that are not there yet; returns their paths."""
+        todo = missing(Path(self.trainer.default_root_dir) / "warps", batch)
+        if not todo:
+            return []
+        displacement = self.solve(batch).displacement
+        for number, path in todo.items():
+            write_warp(path, displacement[number : number + 1], batch, number)
+        return list(todo.values())
+
+    def _new_evaluation(self, brief: bool = False) -> PairEvaluation:
+        return PairEvaluation(data_labels(self.trainer), self.protocol, brief).to(self.device)
+
+    def _log_means(self, stage: str) -> None:
+        for name, value in self._evaluation.means().items():
+            # The same in all processes by now, which Lightning cannot know: the mean changes none.
+            self.log(f"{stage}/{name}", value, prog_bar=name == "dice", sync_dist=True)
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()

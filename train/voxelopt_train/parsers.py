@@ -1,0 +1,201 @@
+"""The options of each command of the command line."""
+
+from __future__ import annotations
+
+from argparse import RawDescriptionHelpFormatter
+from typing import Any
+
+import torch
+from jsonargparse import ArgumentParser
+
+import voxelopt_layers
+from voxelopt_layers.presets import PRESETS
+from voxelopt_train.configs import config_names
+from voxelopt_train.data.command import prepare_parser
+from voxelopt_train.registration import ENCODERS
+
+LIGHTNING_COMMANDS = {
+    "fit": "Train a network on pairs of images.",
+    "validate": "Evaluate a network on the validation pairs.",
+    "test": "Register and evaluate the test pairs; tables as CSV, JSON and Markdown.",
+    "predict": "Write the displacement field of each test pair.",
+}
+
+
+def build_parser() -> ArgumentParser:
+    """The parser of all commands but Lightning's, which parse their own options."""
+    epilog = "\n".join(f"  {name:<9} {text}" for name, text in LIGHTNING_COMMANDS.items())
+    parser = ArgumentParser(
+        prog="voxelopt", description="Deformable image registration.", exit_on_error=False,
+        version=voxelopt_layers.__version__, epilog=f"Lightning's commands:\n{epilog}",
+        formatter_class=RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    commands = parser.add_subcommands(dest="command", required=True)
+    for name, make in (
+        ("register", _register_parser),
+        ("apply", _apply_parser),
+        ("demo", _demo_parser),
+        ("prepare", prepare_parser),
+        ("compare", _compare_parser),
+        ("ablate", _ablate_parser),
+    ):
+        subparser, summary = make()
+        commands.add_subcommand(name, subparser, help=summary)
+    return parser
+
+
+def _register_parser() -> tuple[ArgumentParser, str]:
+    summary = "Register two NIfTI files, with no training."
+    parser = ArgumentParser(description=summary, exit_on_error=False)
+    add = parser.add_argument
+    add("fixed", type=str, help="the image that stays (.nii, .nii.gz)")
+    add("moving", type=str, help="the image that is warped onto it; any grid")
+    add(
+        "-o",
+        "--output",
+        type=str,
+        required=True,
+        metavar="PREFIX",
+        help="folder (out/, or any that exists) or start of the file names (out/pair1_); an "
+        "earlier registration there is replaced",
+    )
+    add(
+        "--initial",
+        type=str,
+        default="none",
+        metavar="HOW",
+        help="initial alignment: none, center-of-mass, affine (needs SimpleITK), or an ITK file "
+        "(.mat, .tfm, .txt)",
+    )
+    add(
+        "--spacing",
+        type=float,
+        metavar="MM",
+        help="work on an isotropic grid of this voxel size, not on the fixed image's own",
+    )
+    add(
+        "--window",
+        type=float,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="cut intensities off here first (CT: -800 500)",
+    )
+    add("--fixed-labels", type=str, metavar="FILE", help="label map on the fixed grid")
+    add("--moving-labels", type=str, metavar="FILE", help="label map on the moving grid")
+    add(
+        "--protocol",
+        choices=["voxelopt", "learn2reg"],
+        default="voxelopt",
+        help="how labels and regularity are evaluated",
+    )
+    add("--inverse", action="store_true", help="write 1InverseWarp.nii.gz too")
+    add(
+        "--config",
+        action="config",
+        metavar="NAME",
+        help=f"options from a YAML file, or one of {', '.join(config_names())}",
+    )
+    add("--entropy", action="store_true", help="write Entropy.nii.gz too")
+    add("--jacobian", action="store_true", help="write Jacobian.nii.gz too")
+    _add_method(parser)
+    return parser, summary
+
+
+def _apply_parser() -> tuple[ArgumentParser, str]:
+    summary = "Warp an image or a label map onto a reference grid through a list of transforms."
+    parser = ArgumentParser(description=summary, exit_on_error=False)
+    add = parser.add_argument
+    add("image", type=str, help="the image or label map to warp")
+    add(
+        "-r",
+        "--reference",
+        type=str,
+        required=True,
+        metavar="FILE",
+        help="image with the grid of the result",
+    )
+    add(
+        "-t",
+        "--transform",
+        type=str,
+        action="append",
+        metavar="FILE",
+        help="1Warp.nii.gz, 0GenericAffine.mat, ... in the order of antsApplyTransforms: points of "
+        "the reference go through the first one first; [FILE,1] inverts a linear one; repeat",
+    )
+    add(
+        "-o", "--output", type=str, required=True, metavar="FILE", help="the result (.nii, .nii.gz)"
+    )
+    add("--labels", action="store_true", help="nearest neighbour, whole numbers")
+    return parser, summary
+
+
+def _demo_parser() -> tuple[ArgumentParser, str]:
+    summary = "Register two synthetic abdominal CT of different patients; needs no file."
+    parser = ArgumentParser(description=summary, exit_on_error=False)
+    parser.add_argument("-o", "--output", type=str, default="voxelopt_demo/", metavar="PREFIX")
+    parser.add_argument("--seed", type=int, default=0, help="which two patients")
+    _add_method(parser)
+    return parser, summary
+
+
+def _add_method(parser: ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--features", choices=list(ENCODERS), default="mind", help="what is matched")
+    add(
+        "--preset",
+        choices=sorted(PRESETS),
+        help="settings of the paper or of its authors' code; without it, the layer's own defaults",
+    )
+    add(
+        "--layer",
+        type=dict[str, Any],
+        default={},
+        metavar="KEY VALUE",
+        help="single settings: --layer.KEY VALUE for any keyword of VoxelOptLayer",
+    )
+    add("--device", type=str, default=_default_device(), help="cpu, cuda, cuda:1, ...")
+
+
+def _default_device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _compare_parser() -> tuple[ArgumentParser, str]:
+    summary = "Test several methods on the same pairs; one table with a row for each."
+    parser = ArgumentParser(description=summary, exit_on_error=False)
+    parser.add_argument(
+        "rows",
+        type=str,
+        nargs="+",
+        help=f"folders of trainings, YAML files, or {', '.join(config_names('training'))}",
+    )
+    _add_table_options(parser)
+    return parser, summary
+
+
+def _ablate_parser() -> tuple[ArgumentParser, str]:
+    summary = "Change one choice of the method at a time; one table with a row for each."
+    parser = ArgumentParser(description=summary, exit_on_error=False)
+    parser.add_argument("row", type=str, help="the method: as the rows of voxelopt compare")
+    parser.add_argument(
+        "--iterations",
+        type=list[int],
+        default=list(range(1, 10)),
+        help="numbers of coordinate-descent steps to try",
+    )
+    _add_table_options(parser)
+    return parser, summary
+
+
+def _add_table_options(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "-o", "--output", type=str, default="comparison", metavar="FOLDER", help="of the tables"
+    )
+    parser.add_argument(
+        "--data",
+        type=str,
+        required=True,
+        metavar="FILE",
+        help="YAML file with the data of all rows",
+    )
