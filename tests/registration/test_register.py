@@ -25,6 +25,7 @@ from placing import (
     sources,
 )
 from voxelopt_layers import VoxelOptLayer, jacobian_determinant
+from voxelopt_models import RawIntensity
 from voxelopt_train import InputError, alignment, register
 from voxelopt_train.phantom import Pair, deformed_pair
 from voxelopt_train.report import make_report
@@ -44,6 +45,13 @@ def test_known_deformation_is_found(encoder):
     assert after < 0.5 * before
     assert gain(result) > 0.2
     assert jacobian_determinant(result.displacement).min() > 0
+
+
+def test_an_encoder_with_a_stride(pair):
+    encoder = torch.nn.Sequential(RawIntensity(window=WINDOW), torch.nn.AvgPool3d(2))
+    result = register(*sources(pair), encoder=encoder, **label_sources(pair))
+    assert result.entropy.data.shape == result.fixed.data.shape
+    assert gain(result) > 0.05
 
 
 def test_field_in_voxels_and_in_millimetres_agree(plain):

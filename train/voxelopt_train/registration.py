@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from voxelopt_layers import VoxelOptLayer
+from voxelopt_layers.displacement import resize
 from voxelopt_models import MINDSSC, RawIntensity, RegistrationNet
 from voxelopt_train.alignment import initial_alignment
 from voxelopt_train.errors import InputError
@@ -172,9 +173,12 @@ def _solve(
             if not mask.data.all():
                 masks[f"{name}_mask"] = volume(mask)
         report(names[0])
-        solution = net.layer.solve(*features, **masks, progress=lambda done: report(names[done]))
+        solution = net.solve_features(
+            *features, grid.shape, **masks, progress=lambda done: report(names[done])
+        )
     assert solution.inverse is not None
-    return solution.displacement.cpu(), solution.inverse.cpu(), solution.entropy[-1].cpu()
+    entropy = resize(solution.entropy[-1], grid.shape)  # an encoder may have a stride
+    return solution.displacement.cpu(), solution.inverse.cpu(), entropy.cpu()
 
 
 def _field_of_view(image: Image, grid: Grid, transforms: list[AffineTransform]) -> Image:

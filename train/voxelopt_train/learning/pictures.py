@@ -28,7 +28,8 @@ def log_picture(logger: Any, batch: dict[str, Any], solution: Solution, step: in
     grid = Grid((nx, ny, nz), batch["fixed_affine"][0].double().cpu().numpy())
 
     def image(volume: Tensor, name: str) -> Image:
-        return Image(volume[0, 0].float().cpu(), grid, name)
+        data = volume[0, 0].cpu()
+        return Image(data.float() if data.is_floating_point() else data.int(), grid, name)
 
     def images(kind: str, mode: Literal["linear", "nearest"]) -> tuple[Image, Image, Image]:
         fixed, moving = batch[f"fixed{kind}"], batch[f"moving{kind}"][:1]

@@ -1,0 +1,142 @@
+"""Lightning's commands, and the tables made with them, on tiny phantoms."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from command_line import names, strict_json
+from voxelopt_train.learning.comparison import ablations
+
+DATA = {
+    "data": {
+        "class_path": "voxelopt_train.learning.PhantomDataModule",
+        "init_args": {"subjects": [2, 2, 2], "shape": [24, 20, 24], "spacing_mm": 16.0},
+    }
+}
+NETWORK = {
+    "class_path": "voxelopt_models.monai_network",
+    "init_args": {
+        "name": "UNet",
+        "arguments": {
+            "spatial_dims": 3, "in_channels": 1, "out_channels": 14,
+            "channels": [4, 8], "strides": [2],
+        },
+    },
+}  # fmt: skip
+QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
+
+
+@pytest.fixture(autouse=True)
+def recipes(folder):
+    """Files of settings in the current folder: data, and a network to train on masks and pairs."""
+
+    def write(name: str, **settings: object) -> None:
+        Path(f"{name}.yaml").write_text(yaml.safe_dump(settings))
+
+    encoder = {
+        "class_path": "voxelopt_models.FeatureEncoder",
+        "init_args": {"network": NETWORK, "divisor": 2, "normalisation": "softmax"},
+    }
+    write("tiny", **DATA)
+    module = "voxelopt_train.learning.{}Module"
+    for name, kind in (("masks", "Segmentation"), ("pairs", "Registration")):
+        model = {"class_path": module.format(kind), "init_args": {"encoder": dict(encoder)}}
+        if name == "pairs":
+            model["init_args"]["layer"] = {
+                "class_path": "voxelopt_layers.VoxelOptLayer",
+                "init_args": {"levels": 2, "temperature": 0.03},
+            }
+        write(name, model=model, trainer={"max_epochs": 1, "log_every_n_steps": 1})
+    return folder
+
+
+def test_from_masks_to_a_tested_registration(run):
+    """Segmentation, then registration from its weights, then test, predict and one table."""
+    code, _, err = run(
+        "fit", "--config", "masks.yaml", "--config", "tiny.yaml", "-o", "seg", *QUIET
+    )
+    assert code == 0, err
+    assert {"config.yaml", "checkpoints"} <= names("seg")
+    weights = ["--model.init_args.encoder.init_args.weights", "seg/checkpoints/last.ckpt"]
+    pairs = ["--config", "pairs.yaml", "--config", "tiny.yaml", "-o", "reg", *QUIET]
+    assert run("fit", *pairs, *weights)[0] == 0
+    step = torch.load("reg/checkpoints/last.ckpt", weights_only=True)["global_step"]
+    assert step == 2  # the two ordered pairs of two patients
+    assert run("fit", *pairs, *weights, "--ckpt_path", "last", "--trainer.max_epochs", "2")[0] == 0
+    assert torch.load("reg/checkpoints/last.ckpt", weights_only=True)["global_step"] == 4
+    assert names("reg/checkpoints") == {"last.ckpt"}
+
+    assert run("predict", *pairs, *weights, "--ckpt_path", "last")[0] == 0
+    assert len(names("reg/warps")) == 2
+    code, out, err = run("compare", "mind", "reg", "--data", "tiny.yaml", "-o", "table")
+    assert code == 0, err
+    with Path("table/comparison.csv").open() as file:
+        rows = {row["method"]: row for row in csv.DictReader(file)}
+    assert list(rows) == ["mind", "reg"]
+    for name, row in rows.items():
+        single = strict_json(f"table/{name}/test.json")["summary"]
+        assert float(row["dice_mean"]) == single["dice"]["mean"] > 0
+        assert name in out
+    assert rows["mind"]["dice_before_mean"] == rows["reg"]["dice_before_mean"]
+    assert rows["mind"]["dice_mean"] != rows["reg"]["dice_mean"]
+
+
+def test_ablation_changes_one_thing_at_a_time(run):
+    code, out, err = run("ablate", "mind", "--data", "tiny.yaml", "-o", "a", "--iterations", "[2]")
+    assert code == 0, err
+    with Path("a/comparison.csv").open() as file:
+        rows = {row["method"]: row for row in csv.DictReader(file)}
+    assert list(rows) == ["as it is", "mind features", "raw features", *ablations([2])]
+    field = "sd_log_jacobian_mean"
+    same = {name for name, row in rows.items() if row[field] == rows["as it is"][field]}
+    assert same == {"as it is", "mind features"}
+    assert "neither" in out
+
+
+def test_ablations_cover_the_papers_second_table():
+    rows = ablations(range(1, 10))
+    assert rows["6 iterations"]["theta"] != rows["9 iterations"]["theta"]
+    for n in range(1, 10):
+        theta = rows[f"{n} iterations"]["theta"]
+        assert len(theta) == n and theta[-1] == pytest.approx(0.5)
+        assert theta == sorted(theta, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ("fit", "the following arguments are required: data, model"),
+        ("fit --config mind", "the following arguments are required: data"),
+        ("fit --config nosuch", "--config nosuch: expected a YAML file or one of"),
+        ("fit --config mind --config tiny.yaml -o x", "there is nothing to train"),
+        ("test --config mind --config tiny.yaml --modell 3", "unrecognized arguments: --modell"),
+        (
+            "test --config mind --config tiny.yaml --model.init_args.protocol mine",
+            "--model.protocol: expected one of 'voxelopt', 'learn2reg', got mine",
+        ),
+        (
+            "test --config mind --config tiny.yaml --model.init_args.layer.init_args.levels 0",
+            "levels and warps_per_level must be at least 1",
+        ),
+        (
+            "test --config segmentation_features --config tiny.yaml",
+            "there is no weights file runs/segmentation/checkpoints/last.ckpt",
+        ),
+        ("test --config mind --config abdomen_ct", "voxelopt prepare makes it"),
+        ("test --config mind --config tiny.yaml --ckpt_path no.ckpt", "no.ckpt"),
+        ("compare mind nosuch --data tiny.yaml", "--config nosuch: expected"),
+        ("compare mind . --data tiny.yaml", ". is no finished training: there is no config.yaml"),
+        ("ablate", "the following arguments are required: row, data"),
+        ("prepare nowhere -o out", "nowhere"),
+    ],
+)
+def test_bad_command(run, command, expected):
+    code, out, err = run(*command.split())
+    last = err.strip().splitlines()[-1]
+    assert code == 2 and last.startswith("voxelopt: error: ") and expected in last
+    assert "Traceback" not in err
