@@ -136,7 +136,7 @@ def test_ablations_cover_the_papers_second_table():
     ],
 )
 def test_bad_command(run, command, expected):
-    code, out, err = run(*command.split())
+    code, _, err = run(*command.split())
     last = err.strip().splitlines()[-1]
     assert code == 2 and last.startswith("voxelopt: error: ") and expected in last
     assert "Traceback" not in err

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from jsonargparse import Namespace
 from rich.console import Console
@@ -15,7 +18,7 @@ from voxelopt_train.learning.training_cli import run_training
 from voxelopt_train.outputs import check_writable
 from voxelopt_train.tables import ResultTable
 
-_QUIET = ["--trainer.enable_model_summary=false"]
+_QUIET = ["--trainer.enable_model_summary=false", "--verbose=false"]
 _LAYER = "--model.init_args.layer.init_args"
 _THETA = (150.0, 0.5)  # of the first and the last iteration
 
@@ -36,12 +39,12 @@ def run_ablate(options: Namespace) -> None:
     _print_table(rows, options)
 
 
-def ablations(iterations: Sequence[int]) -> dict[str, dict[str, object]]:
+def ablations(iterations: Sequence[int]) -> dict[str, dict[str, Any]]:
     """The rows of the paper's second table: name, and the keywords of the layer that differ.
 
     A schedule of other than six iterations is geometric from the same first theta to the same last.
     """
-    rows: dict[str, dict[str, object]] = {
+    rows: dict[str, dict[str, Any]] = {
         "not adaptive": {"adaptive": False},
         "k = 2": {"search_radius": 2},
         "k = 3": {"search_radius": 3},
@@ -72,7 +75,10 @@ def _print_table(rows: Mapping[str, Sequence[str]], options: Namespace) -> None:
     check_writable(output)
     data = ["--config", options.data]
     tables: dict[str, ResultTable] = {}
-    for name, arguments in rows.items():
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    for number, (name, arguments) in enumerate(rows.items()):
+        print(f"{number + 1} of {len(rows)}: {name}", file=sys.stderr)
         folder = output / name.replace(" ", "_")
         cli = run_training(["test", *arguments, *data, "-o", str(folder), *_QUIET])
         tables[name] = cli.model.table

@@ -52,8 +52,8 @@ class SegmentationModule(lightning.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         classes = len(data_labels(self.trainer)) + 1
-        self._dice = DiceScore(classes, include_background=False, input_format="index")
-        self._dice = self._dice.to(self.device)
+        dice = DiceScore(classes, include_background=False, average="macro", input_format="index")
+        self._dice = dice.to(self.device)
 
     def validation_step(self, batch: dict[str, Any], batch_index: int) -> None:
         for logits, classes in self._segment(batch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,12 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from voxelopt_train.configs import find_configs
 from voxelopt_train.errors import InputError
 from voxelopt_train.outputs import check_writable
+
+# Of libraries about each other; nothing that a user could act on.
+_NOISE = (
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",
+    "Using a non-tuple sequence for multidimensional indexing",
+)
 
 
 class TrainingCLI(LightningCLI):
@@ -63,6 +70,8 @@ def run_training(arguments: Sequence[str]) -> TrainingCLI:
         ArgumentError: an option is unknown or has a wrong value.
         InputError: something that the options name cannot be used.
     """
+    for message in _NOISE:
+        warnings.filterwarnings("ignore", message)
     return TrainingCLI(
         datamodule_class=LightningDataModule,
         args=find_configs(arguments, "training"),
