@@ -16,6 +16,14 @@ from voxelopt_train.phantom import phantom_pair
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
 
+# The commands as they stand train for minutes.
+_SMALL = ["--data.init_args.shape=[24,20,24]", "--data.init_args.spacing_mm=16"]
+SHORT = {
+    "fit": [*_SMALL, "--trainer.max_epochs=1", "--trainer.limit_train_batches=1"],
+    "predict": _SMALL,
+}
+
+
 @pytest.fixture
 def files(tmp_path, monkeypatch):
     """The images that the README speaks of, in the folder it is run from."""
@@ -48,7 +56,13 @@ def test_commands_run(capsys):
         for line in block.splitlines()
         if line.startswith("voxelopt ")
     ]
-    assert [command[0] for command in commands] == ["register", "apply"]
+    assert [command[0] for command in commands] == [
+        *("fit", "fit", "compare", "predict"),
+        *("register", "apply"),
+    ]
+    Path("phantom").write_text("not the recipe of this name")
     for command in commands:
-        assert main(command) == 0
+        assert main([*command, *SHORT.get(command[0], [])]) == 0, capsys.readouterr().err
     assert Path("out/labels.nii.gz").exists()
+    assert "semi_supervised" in Path("tables/comparison.md").read_text()
+    assert len(list(Path("runs/mind/warps").iterdir())) == 6

@@ -131,6 +131,7 @@ def test_ablations_cover_the_papers_second_table():
         ("test --config mind --config tiny.yaml --ckpt_path no.ckpt", "no.ckpt"),
         ("compare mind nosuch --data tiny.yaml", "--config nosuch: expected"),
         ("compare mind . --data tiny.yaml", ". is no finished training: there is no config.yaml"),
+        ("compare mind mind --data tiny.yaml", "each row of a comparison must be another"),
         ("ablate", "the following arguments are required: row, data"),
         ("prepare nowhere -o out", "nowhere"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,7 +26,13 @@ _THETA = (150.0, 0.5)  # of the first and the last iteration
 
 def run_compare(options: Namespace) -> None:
     """``voxelopt compare``: one row for each recipe or finished training."""
-    _print_table({Path(row).stem: _row_arguments(row) for row in options.rows}, options)
+    names = [Path(row).stem for row in options.rows]
+    if len(set(names)) < len(names):  # runs/a/last and runs/b/last
+        names = options.rows
+    if len(set(names)) < len(names):
+        raise InputError("each row of a comparison must be another recipe or training")
+    rows = dict(zip(names, map(_row_arguments, options.rows), strict=True))
+    _print_table(rows, options)
 
 
 def run_ablate(options: Namespace) -> None:
@@ -79,7 +86,7 @@ def _print_table(rows: Mapping[str, Sequence[str]], options: Namespace) -> None:
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     for number, (name, arguments) in enumerate(rows.items()):
         print(f"{number + 1} of {len(rows)}: {name}", file=sys.stderr)
-        folder = output / name.replace(" ", "_")
+        folder = output / re.sub(r"[ /]+", "_", name)
         cli = run_training(["test", *arguments, *data, "-o", str(folder), *_QUIET])
         tables[name] = cli.model.table
     table = Comparison(tables)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import compress
 from typing import Any, cast
 
@@ -80,7 +82,8 @@ class PairEvaluation(nn.Module):
 
     def means(self) -> dict[str, Tensor]:
         """Mean over all pairs of all processes of each measure; to be called by all of them."""
-        return {name: metric.compute().float() for name, metric in self._used().items()}
+        with self._shared() as metrics:
+            return {name: metric.compute().float() for name, metric in metrics.items()}
 
     def table(self, names: Sequence[tuple[str, str]]) -> ResultTable:
         """The table of all pairs of all processes; to be called by all of them.
@@ -88,9 +91,9 @@ class PairEvaluation(nn.Module):
         Args:
             names: fixed and moving subject of each pair, by its index.
         """
-        used = self._used()
-        by_measure = {name: metric.pair_means() for name, metric in used.items()}
-        dice = used["dice"].per_pair() if "dice" in used else {}
+        with self._shared() as metrics:
+            by_measure = {name: metric.pair_means() for name, metric in metrics.items()}
+            dice = metrics["dice"].per_pair() if "dice" in metrics else {}
         pairs = [
             PairResult(
                 *names[index],
@@ -101,7 +104,8 @@ class PairEvaluation(nn.Module):
         ]
         return ResultTable(self.protocol, pairs)
 
-    def _used(self) -> dict[str, PairMetric]:
+    @contextmanager
+    def _shared(self) -> Iterator[dict[str, PairMetric]]:
         """The metrics that any process has pairs for: computing one takes all processes."""
         metrics = {name: cast(PairMetric, metric) for name, metric in self.metrics.items()}
         used = [metric.update_called for metric in metrics.values()]
@@ -109,4 +113,7 @@ class PairEvaluation(nn.Module):
             flags = torch.tensor(used, dtype=torch.int32, device=metrics["folds"].device)
             distributed.all_reduce(flags, distributed.ReduceOp.MAX)
             used = flags.tolist()
-        return {name: metrics[name] for name in compress(metrics, used)}
+        with warnings.catch_warnings():
+            # Of a process that has no pairs for one of them.
+            warnings.filterwarnings("ignore", "The ``compute`` method of metric")
+            yield {name: metrics[name] for name in compress(metrics, used)}

@@ -8,6 +8,7 @@ from typing import Any
 
 import lightning
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from voxelopt_layers import Solution, VoxelOptLayer, jacobian_determinant
@@ -43,6 +44,9 @@ class RegistrationModule(lightning.LightningModule):
             training, geometric in between, so that it goes from soft to hard; afterwards the last
             one stays. None leaves the layer's own.
         protocol: of the evaluation, see `voxelopt_train.metrics`.
+
+    Raises:
+        ValueError: the temperatures or the loss do not fit the layer.
     """
 
     def __init__(
@@ -57,6 +61,9 @@ class RegistrationModule(lightning.LightningModule):
         super().__init__()
         self.net = RegistrationNet(encoder, layer)
         self.loss = RegistrationLoss() if loss is None else loss
+        weights, levels = len(self.loss.level_weights), self.net.layer.levels
+        if weights > levels:
+            raise ValueError(f"{weights} level_weights for {levels} pyramid levels")
         self.learning_rate = learning_rate
         self.protocol: Protocol = protocol
         self.temperature = temperature
@@ -152,15 +159,25 @@ class RegistrationModule(lightning.LightningModule):
         if self.trainer.is_global_zero:
             self.table.write(Path(self.trainer.default_root_dir), "test")
 
+    def on_predict_epoch_start(self) -> None:
+        self._skipped = 0
+
     def predict_step(self, batch: Batch, batch_index: int) -> list[Path]:
         """Write the displacement fields that are not there yet; returns their paths."""
         todo = missing(Path(self.trainer.default_root_dir) / "warps", batch)
+        self._skipped += len(batch["fixed_name"]) - len(todo)
         if not todo:
             return []
         displacement = self.solve(batch).displacement
         for number, path in todo.items():
             write_warp(path, displacement[number : number + 1], batch, number)
         return list(todo.values())
+
+    def on_predict_epoch_end(self) -> None:
+        skipped = torch.tensor(self._skipped, device=self.device)
+        total = int(self.trainer.strategy.reduce(skipped, reduce_op="sum"))
+        if total:  # maybe of another training: whoever wants new ones has to know
+            rank_zero_info(f"{total} warps were there already and are left as they are")
 
     def _new_evaluation(self, brief: bool = False) -> PairEvaluation:
         return PairEvaluation(data_labels(self.trainer), self.protocol, brief).to(self.device)
