@@ -63,7 +63,7 @@ def train(make, folder, kill_at=None, resume=False):
         enable_checkpointing=True,
         callbacks=[watch, ModelCheckpoint(folder, "last", enable_version_counter=False)],
     )
-    data = phantoms(3, 2, 2, augmentation=True)
+    data = phantoms(3, 2, 2, augmentation="mild")
     run.fit(module, datamodule=data, ckpt_path="last" if resume else None)
     return module.state_dict(), watch.seen
 

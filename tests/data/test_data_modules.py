@@ -13,8 +13,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from dataset_folders import SMALL, affine_of, voxels, write_subjects
+from voxelopt_train.data.augmentation import augment, choose_augmentation
 from voxelopt_train.data.datamodule import PairDataModule, PhantomDataModule
-from voxelopt_train.data.dataset import EpochSampler, augment, default_augmentation
+from voxelopt_train.data.dataset import EpochSampler
 from voxelopt_train.data.layouts import find_cohort
 from voxelopt_train.data.prepare import prepare
 from voxelopt_train.errors import InputError
@@ -80,7 +81,7 @@ def batches(data: PairDataModule, epoch: int) -> list[dict[str, Any]]:
 
 
 def module(prepared: Path, **options: Any) -> PairDataModule:
-    data = PairDataModule(prepared, augmentation=True, **options)
+    data = PairDataModule(prepared, augmentation="mild", **options)
     data.setup("fit")
     return data
 
@@ -158,10 +159,10 @@ def fit(data: PairDataModule, folder: Path, epochs: int, resume: Path | None = N
 @pytest.mark.filterwarnings("ignore:.*smaller than the logging interval")
 @pytest.mark.filterwarnings("ignore:.*no `validation_step`|.*You defined a|The dirpath has")
 def test_a_resumed_run_sees_what_one_without_a_break_sees(prepared, tmp_path):
-    whole = fit(PairDataModule(prepared, augmentation=True), tmp_path / "whole", 3)
-    fit(PairDataModule(prepared, augmentation=True), tmp_path / "part", 1)
+    whole = fit(PairDataModule(prepared, augmentation="mild"), tmp_path / "whole", 3)
+    fit(PairDataModule(prepared, augmentation="mild"), tmp_path / "part", 1)
     checkpoint = tmp_path / "part" / "last.ckpt"
-    rest = fit(PairDataModule(prepared, augmentation=True), tmp_path / "rest", 3, checkpoint)
+    rest = fit(PairDataModule(prepared, augmentation="mild"), tmp_path / "rest", 3, checkpoint)
     assert [epoch for epoch, *_ in rest.seen] == [1] * 6 + [2] * 6
     assert rest.seen == whole.seen[6:]
     assert torch.equal(rest.weight, whole.weight)
@@ -181,8 +182,10 @@ def test_labels_keypoints_and_affine_follow_the_augmentation():
     before = {key: v.clone() for key, v in volumes.items() if isinstance(v, Tensor)}
     world = volumes["affine"] @ torch.tensor([17.0, 12, 14, 1], dtype=torch.float64)
     shifts = []
+    mild = choose_augmentation("mild")
+    assert mild is not None
     for seed in range(4):
-        after = augment(volumes, default_augmentation(), seed)
+        after = augment(volumes, mild, seed)
         assert after["labels"].dtype == torch.uint8 and after["image"].dtype == torch.float32
         moved = after["keypoints"][0]
         for weights in ((after["image"][0] - after["image"].min()).square(), after["labels"][0]):
@@ -193,6 +196,33 @@ def test_labels_keypoints_and_affine_follow_the_augmentation():
         shifts.append(float((moved - point).norm()))
     assert max(shifts) > 1
     assert all(torch.equal(volumes[key], before[key]) for key in before)  # the cache stays
+
+
+@pytest.mark.parametrize("strength", ["mild", "strong"])
+def test_labels_stay_on_their_structures(strength):
+    """Dice of the labels and of the structure as its brightness shows it."""
+    labels = torch.zeros(1, 30, 28, 26, dtype=torch.uint8)
+    labels[:, 8:22, 6:16, 9:20] = 3
+    volumes = {"image": 0.1 + 0.8 * (labels > 0), "labels": labels, "affine": torch.eye(4)}
+    augmentation = choose_augmentation(strength)
+    assert augmentation is not None
+    changed = 0
+    for seed in range(6):
+        after = augment(volumes, augmentation, seed)
+        assert set(after["labels"].unique().tolist()) == {0, 3}
+        inside, image = after["labels"] > 0, after["image"]
+        threshold = (image[inside].mean() + image[~inside].mean()) / 2
+        overlap = (
+            2 * (inside & (image > threshold)).sum() / (inside.sum() + (image > threshold).sum())
+        )
+        assert overlap > 0.93
+        changed += not torch.equal(after["labels"], labels)
+        again = augment(volumes, augmentation, seed)
+        assert torch.equal(after["image"], again["image"])
+    assert changed == 6
+    assert choose_augmentation("none") is None
+    with pytest.raises(ValueError, match="augmentation must be none, mild, strong or a function"):
+        choose_augmentation("wild")  # pyright: ignore[reportArgumentType]
 
 
 def test_own_transforms_and_predict_split(prepared):
@@ -250,7 +280,7 @@ def test_data_that_does_not_fit_is_named(prepared, tmp_path):
     with pytest.raises(InputError, match="no features of subject 01"):
         PairDataModule(prepared, features=tmp_path)
     with pytest.raises(InputError, match="do not follow an augmentation"):
-        PairDataModule(prepared, features=tmp_path, augmentation=True)
+        PairDataModule(prepared, features=tmp_path, augmentation="mild")
     (copy() / "keypoints" / "02.csv").write_text("1,2,3\n")
     with pytest.raises(InputError, match="01 has 4 keypoints and 02 has 1"):
         PairDataModule(tmp_path / "copy")

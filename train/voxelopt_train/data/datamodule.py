@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from monai.data.dataset import CacheDataset
 
+from voxelopt_train.data.augmentation import AugmentationChoice
 from voxelopt_train.data.dataset import PreparedSubjects, Volumes
 from voxelopt_train.data.keypoints import read_keypoints
 from voxelopt_train.data.manifest import read_manifest
@@ -28,8 +28,9 @@ class PairDataModule(PairModule):
     Args:
         data: the prepared folder or its ``manifest.json``.
         batch_size: pairs per step and process.
-        augmentation: whether training images are changed at random, see `default_augmentation`;
-            or a transform of ``{"image", "labels"}`` (MONAI's random ones are seeded by pair).
+        augmentation: random changes of the training images, none, mild or strong, see
+            `choose_augmentation`; or a transform of ``{"image", "labels"}`` (MONAI's random ones
+            are seeded by pair).
         features: folder with a precomputed feature map ``NAME.npy`` (F, X, Y, Z) or
             ``NAME.nii.gz`` (features last) of every subject, on the prepared grid.
         num_workers: processes that load and augment.
@@ -45,7 +46,7 @@ class PairDataModule(PairModule):
         self,
         data: str | Path,
         batch_size: int = 1,
-        augmentation: bool | Callable[[Any], Any] = False,
+        augmentation: AugmentationChoice = "none",
         features: str | Path | None = None,
         num_workers: int = 0,
         cache_rate: float = 1.0,
@@ -67,7 +68,7 @@ class PairDataModule(PairModule):
         )
         self.cache_rate = cache_rate
         if features is not None:
-            if augmentation:
+            if self.augmentation is not None:
                 raise InputError("precomputed features do not follow an augmentation: choose one")
             subjects = {n: _with_features(s, Path(features)) for n, s in cohort.subjects.items()}
             cohort = Cohort(subjects, cohort.pairs)
@@ -102,7 +103,7 @@ class PhantomDataModule(PairModule):
         spacing_mm: float = 8.0,
         seed: int = 0,
         batch_size: int = 1,
-        augmentation: bool | Callable[[Any], Any] = False,
+        augmentation: AugmentationChoice = "none",
         num_workers: int = 0,
         predict_split: Split = "test",
     ) -> None:

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from monai.data.meta_tensor import MetaTensor
-from monai.transforms.compose import Compose
-from monai.transforms.intensity.dictionary import RandScaleIntensityd, RandShiftIntensityd
-from monai.transforms.spatial.dictionary import RandAffined
 from torch import Tensor
 from torch.utils.data import Dataset
 from torch.utils.data.distributed import DistributedSampler
 
+from voxelopt_train.data.augmentation import Augmentation, Volumes, augment
 from voxelopt_train.data.keypoints import read_keypoints
 from voxelopt_train.data.subjects import Subject
 from voxelopt_train.errors import InputError
 from voxelopt_train.images import check_units, load_volume, read_image, voxels
-
-Volumes = dict[str, Any]
-Augmentation = Callable[[Any], Any]
 
 
 class PreparedSubjects(Sequence[Volumes]):
@@ -73,7 +67,7 @@ class PairDataset(Dataset[dict[str, Any]]):
         subjects: as `PreparedSubjects` gives them.
         pairs: positions of the fixed and the moving subject.
         spacing_mm: edge of the voxels.
-        augmentation: transform of ``{"image", "labels"}``, see `default_augmentation`.
+        augmentation: transform of ``{"image", "labels"}``, see `choose_augmentation`.
         seed: of the augmentation, which depends on it, the epoch and the pair alone.
 
     The index ``epoch * len(dataset) + pair`` gives a pair as it is in that epoch.
@@ -119,53 +113,6 @@ class EpochSampler(DistributedSampler):
     def __iter__(self) -> Iterator[int]:
         start = self.epoch * len(self.dataset)  # pyright: ignore[reportArgumentType]
         return (start + index for index in super().__iter__())
-
-
-def default_augmentation() -> Augmentation:
-    """Small random affine maps and changes of intensity, for images from 0 to 1."""
-    keys = ("image", "labels")
-    return Compose(
-        [
-            RandAffined(
-                keys,
-                prob=1.0,
-                rotate_range=(0.1,) * 3,
-                translate_range=(3.0,) * 3,
-                scale_range=(0.07,) * 3,
-                mode=("bilinear", "nearest"),
-                padding_mode="border",
-                allow_missing_keys=True,
-            ),
-            RandScaleIntensityd("image", factors=0.15, prob=0.7),
-            RandShiftIntensityd("image", offsets=0.05, prob=0.7),
-        ]
-    )
-
-
-def augment(volumes: Volumes, augmentation: Augmentation, seed: int) -> Volumes:
-    """A subject after a random transform; its affine and keypoints follow where MONAI tracks it."""
-    set_random_state = getattr(augmentation, "set_random_state", None)
-    if set_random_state is not None:
-        set_random_state(seed)
-    affine: Tensor = volumes["affine"]
-    given = {
-        key: MetaTensor(volumes[key].clone(), affine=affine)
-        for key in ("image", "labels")
-        if key in volumes
-    }
-    changed = augmentation(dict(given))
-    result = dict(volumes)
-    for key, before in given.items():
-        after = changed[key]
-        after = after.as_tensor() if isinstance(after, MetaTensor) else torch.as_tensor(after)
-        result[key] = after.to(before.dtype)
-    if isinstance(changed["image"], MetaTensor):
-        result["affine"] = changed["image"].affine
-    if "keypoints" in volumes:
-        moved = torch.linalg.solve(result["affine"], affine)
-        points = volumes["keypoints"].double() @ moved[:3, :3].T + moved[:3, 3]
-        result["keypoints"] = points.float()
-    return result
 
 
 def _read_features(subject: Subject) -> Tensor:

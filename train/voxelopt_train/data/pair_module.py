@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
-from voxelopt_train.data.dataset import EpochSampler, PairDataset, Volumes, default_augmentation
+from voxelopt_train.data.augmentation import AugmentationChoice, Volumes, choose_augmentation
+from voxelopt_train.data.dataset import EpochSampler, PairDataset
 from voxelopt_train.data.subjects import SPLITS, Pair, Split
 from voxelopt_train.errors import InputError
 
@@ -31,7 +31,7 @@ class PairModule(LightningDataModule):
         shape: tuple[int, int, int],
         *,
         batch_size: int,
-        augmentation: bool | Callable[[Any], Any],
+        augmentation: AugmentationChoice,
         num_workers: int,
         seed: int,
         predict_split: Split,
@@ -44,10 +44,7 @@ class PairModule(LightningDataModule):
         self.num_workers = num_workers
         self.seed = seed
         self.predict_split: Split = predict_split
-        if augmentation is True:
-            self.augmentation = default_augmentation()
-        else:
-            self.augmentation = augmentation or None
+        self.augmentation = choose_augmentation(augmentation)
         self._pairs = pairs
         self._datasets: dict[Split, PairDataset] = {}
 
