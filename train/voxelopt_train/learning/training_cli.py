@@ -20,6 +20,8 @@ from voxelopt_train.outputs import check_writable
 _NOISE = (
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
     "Using a non-tuple sequence for multidimensional indexing",
+    "The dirpath has changed from",  # a training is tested from another folder
+    "Checkpoint directory .* exists and is not empty",  # a training goes on
 )
 
 
