@@ -4,7 +4,7 @@
 #     bash train/chaos_t2.sh FOLDER OUTPUT
 #
 # FOLDER holds image_NN.nii.gz and label_NN.nii.gz of the CHAOS challenge (T2-SPIR). Nine subjects
-# train; 20, 21, 22, 31 and 32 are tested, all 20 ordered pairs of them. About an hour on two cores.
+# train; 20, 21, 22, 31 and 32 are tested, all 20 ordered pairs of them. On two cores it takes an hour or more.
 set -euo pipefail
 scans=$1
 out=$2

@@ -78,7 +78,8 @@ class Comparison:
         header, rows = self._shown()
         table = Table(show_edge=False, pad_edge=False)
         for n, heading in enumerate(header):
-            table.add_column(Text(heading), justify="right" if n else "left", no_wrap=True)
+            lines = Text(heading.replace(" ", "\n"))  # 80 columns hold all measures
+            table.add_column(lines, justify="right" if n else "left", no_wrap=True)
         for row in rows:
             table.add_row(*map(Text, row))
         return table
