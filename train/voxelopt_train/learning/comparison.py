@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -82,14 +83,27 @@ def _print_table(rows: Mapping[str, Sequence[str]], options: Namespace) -> None:
     check_writable(output)
     data = ["--config", options.data]
     tables: dict[str, ResultTable] = {}
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    for number, (name, arguments) in enumerate(rows.items()):
-        print(f"{number + 1} of {len(rows)}: {name}", file=sys.stderr)
-        folder = output / re.sub(r"[ /]+", "_", name)
-        cli = run_training(["test", *arguments, *data, "-o", str(folder), *_QUIET])
-        tables[name] = cli.model.table
+    with _lightning_quiet():
+        for number, (name, arguments) in enumerate(rows.items()):
+            print(f"{number + 1} of {len(rows)}: {name}", file=sys.stderr)
+            folder = output / re.sub(r"[ /]+", "_", name)
+            cli = run_training(["test", *arguments, *data, "-o", str(folder), *_QUIET])
+            tables[name] = cli.model.table
     table = Comparison(tables)
     table.write(output, "comparison")
     Console().print(table.rich())
     print("wrote", *(output / f"comparison.{kind}" for kind in ("csv", "json", "md")), sep="\n  ")
+
+
+@contextmanager
+def _lightning_quiet() -> Iterator[None]:
+    """What Lightning says of the machine at every start is of no use in every row."""
+    loggers = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
