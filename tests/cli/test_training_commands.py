@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from command_line import names, strict_json
+from command_line import contents, names, strict_json
 from voxelopt_train.learning.comparison import ablations
 
 DATA = {
@@ -44,6 +44,9 @@ def recipes(folder):
     }
     write("tiny", **DATA)
     module = "voxelopt_train.learning.{}Module"
+    mind = {"class_path": "voxelopt_models.MINDSSC", "init_args": {"widht": 3}}
+    registration = module.format("Registration")
+    write("wrong", model={"class_path": registration, "init_args": {"encoder": mind}})
     for name, kind in (("masks", "Segmentation"), ("pairs", "Registration")):
         model = {"class_path": module.format(kind), "init_args": {"encoder": dict(encoder)}}
         if name == "pairs":
@@ -70,6 +73,13 @@ def test_from_masks_to_a_tested_registration(run):
     assert run("fit", *pairs, *weights, "--ckpt_path", "last", "--trainer.max_epochs", "2")[0] == 0
     assert torch.load("reg/checkpoints/last.ckpt", weights_only=True)["global_step"] == 4
     assert names("reg/checkpoints") == {"last.ckpt"}
+    kept = contents(Path("reg"))
+    for arguments in (pairs, ["--config", "mind", *pairs[2:]]):
+        code, _, err = run("fit", *arguments)
+        assert code == 2 and "reg holds a training already" in err
+    assert contents(Path("reg")) == kept
+    code, _, err = run("test", *pairs, "--ckpt_path", "seg/checkpoints/last.ckpt")
+    assert code == 2 and "this checkpoint is of another network" in err.splitlines()[-1]
 
     assert run("predict", *pairs, *weights, "--ckpt_path", "last")[0] == 0
     assert len(names("reg/warps")) == 2
@@ -114,6 +124,12 @@ def test_ablations_cover_the_papers_second_table():
         ("fit --config mind", "the following arguments are required: data"),
         ("fit --config nosuch", "--config nosuch: expected a YAML file or one of"),
         ("fit --config mind --config tiny.yaml -o x", "there is nothing to train"),
+        (
+            "test --config mind --config tiny.yaml --ckpt_path last -o x",
+            "there is no x/checkpoints/la",
+        ),
+        ("test --config mind --config tiny.yaml --trainer.accelerator tpu -o x", "TPU"),
+        ("test --config wrong.yaml --config tiny.yaml", "MINDSSC: Option 'widht' is not accepted"),
         ("test --config mind --config tiny.yaml --modell 3", "unrecognized arguments: --modell"),
         (
             "test --config mind --config tiny.yaml --model.init_args.protocol mine",

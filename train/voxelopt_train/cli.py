@@ -23,6 +23,8 @@ _COMMANDS = {
     "prepare": run_prepare,
 }
 _INTERRUPTED = 128 + 2  # what shells and make expect of a process that SIGINT ended
+_NOTHING_WRITTEN = "nothing was written"
+_GO_ON = "a training goes on from its last epoch with --ckpt_path last"
 _NO_MEMORY = "not enough memory for this grid; a coarser one takes less (--spacing MM)"
 # In the place of the Python types that jsonargparse names.
 _KINDS = {
@@ -47,15 +49,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (InputError, WeightsError, OSError) as error:
         message = " ".join(str(error).split())
     except ArgumentError as error:
-        message = _in_terms_of_options(error)
+        message = _in_terms_of_options(str(error))
     except (torch.OutOfMemoryError, MemoryError):
         message = _NO_MEMORY
     except RuntimeError as error:  # what the CPU allocator raises has no class of its own
         if "allocate memory" not in str(error):
             raise
         message = _NO_MEMORY
-    except KeyboardInterrupt:
-        print("voxelopt: interrupted, nothing was written", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print(f"voxelopt: interrupted, {str(interrupt) or _NOTHING_WRITTEN}", file=sys.stderr)
         return _INTERRUPTED
     else:
         return 0
@@ -63,18 +65,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 2
 
 
-def _in_terms_of_options(error: ArgumentError) -> str:
+def _in_terms_of_options(message: str) -> str:
     """What jsonargparse says, in one line, of options and values where it has keys and types."""
-    message = " ".join(str(error).split())
+    message = " ".join(message.split())
     if message.startswith("the following arguments are required"):
         return re.sub(r"\b[a-z]+\.", "", message)  # the command that the option belongs to
+    # Of a class within a class, the innermost has the problem.
+    nested = re.match(
+        r'Parser key "([\w.]+)".*Problem with given class_path \'(.+?)\': '
+        r"(.*?)(?: - Expected an? <class 'NoneType'>| Given value type)",
+        message,
+    )
+    if nested and "NestedArg" not in message:
+        option, path, problem = nested.groups()
+        return f"--{option}: {path}: {_in_terms_of_options(problem).removeprefix('--')}"
     wrong = re.match(r'Parser key "([\w.]+)".*(?:Got|Given) value: (.*)', message)
     if wrong is None:
         return message
     option, value = wrong.groups()
-    nested = re.match(r"NestedArg\(key='(.*?)', val='?(.*?)'?\)", value)
-    if nested:
-        option, value = f"{option}.{nested[1]}", nested[2]
+    inner = re.match(r"NestedArg\(key='(.*?)', val='?(.*?)'?\)", value)
+    if inner:
+        option, value = f"{option}.{inner[1]}", inner[2]
     choices = re.search(r"Expected a typing\.Literal\[(.*?)\]", message)
     kind = re.search(rf"Expected an? <class '(?:\w+\.)*({'|'.join(_KINDS)})'>", message)
     if choices:
@@ -97,4 +108,9 @@ def _run(command: str, options: Namespace) -> None:
 def _run_lightning(arguments: Sequence[str]) -> None:
     from voxelopt_train.learning.training_cli import run_training
 
-    run_training(arguments)
+    try:
+        run_training(arguments)
+    except SystemExit as exit:  # how Lightning ends after an interrupt
+        if exit.code in (None, 0):
+            raise
+        raise KeyboardInterrupt(_GO_ON) from exit

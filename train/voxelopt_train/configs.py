@@ -37,7 +37,9 @@ def find_config(name: str, kind: str = "") -> Path:
         return packaged[name]
     if Path(name).is_file():
         return Path(name)
-    raise InputError(f"--config {name}: expected a YAML file or one of {', '.join(packaged)}")
+    raise InputError(
+        f"--config {name}: expected a YAML file or one of {', '.join(config_names(kind))}"
+    )
 
 
 def find_configs(arguments: Sequence[str], kind: str = "") -> list[str]:

@@ -197,5 +197,5 @@ def _add_table_options(parser: ArgumentParser) -> None:
         type=str,
         required=True,
         metavar="FILE",
-        help="YAML file with the data of all rows",
+        help="data of all rows: a YAML file, phantom or abdomen_ct",
     )

@@ -22,6 +22,10 @@ from voxelopt_train.learning.pictures import log_picture
 from voxelopt_train.learning.predictions import missing, write_warp
 
 Batch = dict[str, Any]
+NOTHING_TO_TRAIN = (
+    "there is nothing to train: the encoder is frozen or has no weights, and no parameter of the "
+    "layer is learnable; test and predict need no training"
+)
 
 
 class RegistrationModule(lightning.LightningModule):
@@ -90,10 +94,7 @@ class RegistrationModule(lightning.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         trained = [p for p in self.parameters() if p.requires_grad]
         if not trained:
-            raise InputError(
-                "there is nothing to train: the encoder is frozen or has no weights, and no "
-                "parameter of the layer is learnable; test and predict need no training"
-            )
+            raise InputError(NOTHING_TO_TRAIN)
         return torch.optim.Adam(trained, lr=self.learning_rate)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from lightning import LightningDataModule, Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from voxelopt_train.configs import find_configs
 from voxelopt_train.errors import InputError
+from voxelopt_train.learning.registration_module import NOTHING_TO_TRAIN
 from voxelopt_train.outputs import check_writable
 
 # Of libraries about each other; nothing that a user could act on.
@@ -53,8 +56,11 @@ class TrainingCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         folder = Path(str(self._get(self.config_init, "output")))
         check_writable(folder)
+        self._check_run(folder)
         kwargs["default_root_dir"] = str(folder)
         fitting = self.subcommand == "fit"
+        if self._get(self.config_init, "trainer")["log_every_n_steps"] is None:
+            kwargs["log_every_n_steps"] = 10  # epochs of few pairs are common
         if not fitting:
             self.save_config_callback = None  # the one of the training stays
         if self._get(self.config_init, "trainer")["logger"] is None:
@@ -63,6 +69,31 @@ class TrainingCLI(LightningCLI):
         last = ModelCheckpoint(folder / "checkpoints", "last", enable_version_counter=False)
         self.trainer_defaults = {"callbacks": [last]}
         return super().instantiate_trainer(**kwargs)
+
+    def _check_run(self, folder: Path) -> None:
+        """Raise InputError before anything of an earlier training is replaced or confused."""
+        last = folder / "checkpoints" / "last.ckpt"
+        checkpoint = self._get(self.config_init, "ckpt_path")
+        if checkpoint == "last" and not last.is_file():
+            raise InputError(f"--ckpt_path last: there is no {last}; the folder is that of -o")
+        if self.subcommand != "fit":
+            return
+        if checkpoint is None and last.is_file():
+            raise InputError(
+                f"{folder} holds a training already: go on with it (--ckpt_path last), or choose "
+                "another -o"
+            )
+        if not any(p.requires_grad for p in self.model.parameters()):
+            raise InputError(NOTHING_TO_TRAIN)
+
+    def after_fit(self) -> None:
+        print(f"wrote {self.trainer.default_root_dir}/checkpoints/last.ckpt")
+
+    def after_predict(self) -> None:
+        print(f"wrote {self.trainer.default_root_dir}/warps")
+
+    def after_test(self) -> None:
+        print(f"wrote {self.trainer.default_root_dir}/test.csv, .json and .md")
 
 
 def run_training(arguments: Sequence[str]) -> TrainingCLI:
@@ -74,6 +105,25 @@ def run_training(arguments: Sequence[str]) -> TrainingCLI:
     """
     for message in _NOISE:
         warnings.filterwarnings("ignore", message)
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
+        logging.getLogger(name).addFilter(_of_use)
+    try:
+        return _training_cli(arguments)
+    except MisconfigurationException as error:  # as a GPU asked for where there is none
+        raise InputError(" ".join(str(error).split())) from error
+    except RuntimeError as error:
+        if "Error(s) in loading state_dict" not in str(error):
+            raise
+        raise InputError(
+            "--ckpt_path: this checkpoint is of another network than the configuration's"
+        ) from error
+
+
+def _of_use(record: logging.LogRecord) -> bool:
+    return not any(text in record.getMessage() for text in ("Tip:", "TPU available"))
+
+
+def _training_cli(arguments: Sequence[str]) -> TrainingCLI:
     return TrainingCLI(
         datamodule_class=LightningDataModule,
         args=find_configs(arguments, "training"),
