@@ -128,7 +128,6 @@ def test_ablations_cover_the_papers_second_table():
             "test --config mind --config tiny.yaml --ckpt_path last -o x",
             "there is no x/checkpoints/la",
         ),
-        ("test --config mind --config tiny.yaml --trainer.accelerator tpu -o x", "TPU"),
         ("test --config wrong.yaml --config tiny.yaml", "MINDSSC: Option 'widht' is not accepted"),
         ("test --config mind --config tiny.yaml --modell 3", "unrecognized arguments: --modell"),
         (
@@ -157,3 +156,10 @@ def test_bad_command(run, command, expected):
     last = err.strip().splitlines()[-1]
     assert code == 2 and last.startswith("voxelopt: error: ") and expected in last
     assert "Traceback" not in err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_a_gpu_that_is_not_there(run):
+    command = "test --config mind --config tiny.yaml --trainer.accelerator cuda -o x"
+    code, _, err = run(*command.split())
+    assert code == 2 and err.splitlines()[-1].startswith("voxelopt: error: ") and "CUDA" in err
