@@ -1,4 +1,4 @@
-"""Batches, their order in resumed and distributed runs, augmentation, phantom patients."""
+"""Batches, their order in resumed and distributed runs, phantom patients."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from dataset_folders import SMALL, affine_of, voxels, write_subjects
-from voxelopt_train.data.augmentation import augment, choose_augmentation
 from voxelopt_train.data.datamodule import PairDataModule, PhantomDataModule
 from voxelopt_train.data.dataset import EpochSampler
 from voxelopt_train.data.layouts import find_cohort
@@ -166,63 +165,6 @@ def test_a_resumed_run_sees_what_one_without_a_break_sees(prepared, tmp_path):
     assert [epoch for epoch, *_ in rest.seen] == [1] * 6 + [2] * 6
     assert rest.seen == whole.seen[6:]
     assert torch.equal(rest.weight, whole.weight)
-
-
-def test_labels_keypoints_and_affine_follow_the_augmentation():
-    shape, point = (30, 28, 26), torch.tensor([[17.0, 12.0, 14.0]])
-    grid = torch.stack(torch.meshgrid(*[torch.arange(n) for n in shape], indexing="ij"), -1)
-    distance = (grid - point).norm(dim=-1)
-    volumes = {
-        "name": "blob",
-        "image": torch.exp(-((distance / 3) ** 2))[None],
-        "labels": (distance < 4.5).byte()[None],
-        "affine": torch.tensor(np.diag([-2.0, 3.0, 4.0, 1.0])),
-        "keypoints": point,
-    }
-    before = {key: v.clone() for key, v in volumes.items() if isinstance(v, Tensor)}
-    world = volumes["affine"] @ torch.tensor([17.0, 12, 14, 1], dtype=torch.float64)
-    shifts = []
-    mild = choose_augmentation("mild")
-    assert mild is not None
-    for seed in range(4):
-        after = augment(volumes, mild, seed)
-        assert after["labels"].dtype == torch.uint8 and after["image"].dtype == torch.float32
-        moved = after["keypoints"][0]
-        for weights in ((after["image"][0] - after["image"].min()).square(), after["labels"][0]):
-            centroid = (grid * weights[..., None]).sum((0, 1, 2)) / weights.sum()
-            torch.testing.assert_close(centroid.float(), moved, atol=0.25, rtol=0)
-        homogeneous = torch.cat([moved.double(), torch.ones(1, dtype=torch.float64)])
-        torch.testing.assert_close(after["affine"] @ homogeneous, world, atol=1e-4, rtol=0)
-        shifts.append(float((moved - point).norm()))
-    assert max(shifts) > 1
-    assert all(torch.equal(volumes[key], before[key]) for key in before)  # the cache stays
-
-
-@pytest.mark.parametrize("strength", ["mild", "strong"])
-def test_labels_stay_on_their_structures(strength):
-    """Dice of the labels and of the structure as its brightness shows it."""
-    labels = torch.zeros(1, 30, 28, 26, dtype=torch.uint8)
-    labels[:, 8:22, 6:16, 9:20] = 3
-    volumes = {"image": 0.1 + 0.8 * (labels > 0), "labels": labels, "affine": torch.eye(4)}
-    augmentation = choose_augmentation(strength)
-    assert augmentation is not None
-    changed = 0
-    for seed in range(6):
-        after = augment(volumes, augmentation, seed)
-        assert set(after["labels"].unique().tolist()) == {0, 3}
-        inside, image = after["labels"] > 0, after["image"]
-        threshold = (image[inside].mean() + image[~inside].mean()) / 2
-        overlap = (
-            2 * (inside & (image > threshold)).sum() / (inside.sum() + (image > threshold).sum())
-        )
-        assert overlap > 0.93
-        changed += not torch.equal(after["labels"], labels)
-        again = augment(volumes, augmentation, seed)
-        assert torch.equal(after["image"], again["image"])
-    assert changed == 6
-    assert choose_augmentation("none") is None
-    with pytest.raises(ValueError, match="augmentation must be none, mild, strong or a function"):
-        choose_augmentation("wild")  # pyright: ignore[reportArgumentType]
 
 
 def test_own_transforms_and_predict_split(prepared):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -23,11 +24,12 @@ AugmentationChoice = Literal["none", "mild", "strong"] | Augmentation
 _KEYS = ("image", "labels")
 
 
-def choose_augmentation(choice: AugmentationChoice) -> Augmentation | None:
+def choose_augmentation(choice: AugmentationChoice, spacing_mm: float) -> Augmentation | None:
     """The transform of ``{"image", "labels"}`` that a name stands for, or a function as it is.
 
     ``"mild"`` changes pose, size and brightness a little; ``"strong"`` more, with contrast, noise
-    and elastic deformation, for networks that see few subjects.
+    and elastic deformation, for networks that see few subjects. Both move and deform by the same
+    millimetres whatever the voxels' edge ``spacing_mm``.
 
     Raises:
         ValueError: another name.
@@ -36,15 +38,15 @@ def choose_augmentation(choice: AugmentationChoice) -> Augmentation | None:
         return choice
     if choice not in ("none", "mild", "strong"):
         raise ValueError(f"augmentation must be none, mild, strong or a function, got {choice!r}")
-    return {"none": None, "mild": _mild(), "strong": _strong()}[choice]
+    return {"none": None, "mild": _mild(spacing_mm), "strong": _strong(spacing_mm)}[choice]
 
 
-def _affine(rotate_rad: float, scale: float) -> RandAffined:
+def _affine(spacing_mm: float, rotate_rad: float, scale: float) -> RandAffined:
     return RandAffined(
         _KEYS,
         prob=1.0,
         rotate_range=(rotate_rad,) * 3,
-        translate_range=(3.0,) * 3,
+        translate_range=(18.0 / spacing_mm,) * 3,
         scale_range=(scale,) * 3,
         mode=("bilinear", "nearest"),
         padding_mode="border",
@@ -52,25 +54,29 @@ def _affine(rotate_rad: float, scale: float) -> RandAffined:
     )
 
 
-def _mild() -> Augmentation:
+def _mild(spacing_mm: float) -> Augmentation:
     return Compose(
         [
-            _affine(0.1, 0.07),
+            _affine(spacing_mm, 0.1, 0.07),
             RandScaleIntensityd("image", factors=0.15, prob=0.7),
             RandShiftIntensityd("image", offsets=0.05, prob=0.7),
         ]
     )
 
 
-def _strong() -> Augmentation:
+def _strong(spacing_mm: float) -> Augmentation:
     """Key points follow the affine part alone, as MONAI does not track the elastic one."""
+    smooth = (24.0 / spacing_mm, 36.0 / spacing_mm)
+    # MONAI smooths noise, uniform in [-1, 1], by a Gaussian of s voxels, which leaves a standard
+    # deviation of 3^-0.5 (2 pi^0.5 s)^-1.5, and multiplies: here for 5 to 12 mm along each axis.
+    voxel = 3**0.5 * (2 * math.pi**0.5 * 30.0 / spacing_mm) ** 1.5 / spacing_mm
     return Compose(
         [
-            _affine(0.15, 0.15),
+            _affine(spacing_mm, 0.15, 0.15),
             Rand3DElasticd(
                 _KEYS,
-                sigma_range=(4.0, 6.0),
-                magnitude_range=(100.0, 250.0),
+                sigma_range=smooth,
+                magnitude_range=(5.0 * voxel, 12.0 * voxel),
                 prob=0.7,
                 mode=("bilinear", "nearest"),
                 padding_mode="border",

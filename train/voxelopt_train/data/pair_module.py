@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -14,7 +15,7 @@ from voxelopt_train.data.subjects import SPLITS, Pair, Split
 from voxelopt_train.errors import InputError
 
 
-class PairModule(LightningDataModule):
+class PairModule(LightningDataModule, ABC):
     """Loaders over the pairs of each split; what the subjects are is left to `volumes`.
 
     Attributes:
@@ -44,13 +45,13 @@ class PairModule(LightningDataModule):
         self.num_workers = num_workers
         self.seed = seed
         self.predict_split: Split = predict_split
-        self.augmentation = choose_augmentation(augmentation)
+        self.augmentation = choose_augmentation(augmentation, spacing_mm)
         self._pairs = pairs
         self._datasets: dict[Split, PairDataset] = {}
 
+    @abstractmethod
     def volumes(self, names: list[str]) -> Sequence[Volumes]:
         """The subjects of these names, in this order, kept in memory."""
-        raise NotImplementedError
 
     def pair_names(self, split: Split) -> list[Pair]:
         """Names of the fixed and moving subjects of a split; a batch's ``index`` counts these."""
