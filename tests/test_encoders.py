@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from tiny_training import UNET
 from voxelopt_layers import VoxelOptLayer, compose, resize_displacement, warp
 from voxelopt_models import (
     MINDSSC,
@@ -17,15 +18,7 @@ from voxelopt_models import (
     monai_network,
 )
 
-UNET = {
-    "spatial_dims": 3,
-    "in_channels": 1,
-    "out_channels": 5,
-    "channels": [4, 8],
-    "strides": [2],
-    "norm": "batch",
-    "dropout": 0.5,
-}
+NOISY_UNET = {**UNET, "norm": "batch", "dropout": 0.5}
 
 
 def small_network() -> nn.Sequential:
@@ -37,7 +30,7 @@ def small_network() -> nn.Sequential:
 
 def test_a_frozen_encoder_stands_still():
     image = torch.randn(2, 1, 16, 16, 16)
-    encoder = FeatureEncoder(monai_network("UNet", UNET), trainable=False)
+    encoder = FeatureEncoder(monai_network("UNet", NOISY_UNET), trainable=False)
     before = {key: value.clone() for key, value in encoder.state_dict().items()}
     net = RegistrationNet(encoder).train()
     assert net.encoder.training and not encoder.network.training
@@ -58,7 +51,7 @@ def test_a_trainable_encoder_trains():
 
 @pytest.mark.parametrize("normalisation", ["none", "channel", "softmax", "unit"])
 def test_gradients_reach_the_first_convolution(normalisation):
-    encoder = FeatureEncoder(monai_network("UNet", UNET), normalisation=normalisation)
+    encoder = FeatureEncoder(monai_network("UNet", NOISY_UNET), normalisation=normalisation)
     net = RegistrationNet(encoder, VoxelOptLayer(levels=2, gradient="checkpointed"))
     fixed, moving = torch.randn(2, 1, 1, 16, 16, 16)
     (warp(moving, net(fixed, moving)) - fixed).square().mean().backward()
@@ -159,7 +152,7 @@ def test_stack_concatenates_on_the_finest_grid():
 
 def test_encoder_names_what_is_wrong():
     with pytest.raises(ValueError, match=r"one of \('none', .*got 'tanh'"):
-        FeatureEncoder(nn.Identity(), normalisation="tanh")  # type: ignore
+        FeatureEncoder(nn.Identity(), normalisation="tanh")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="scale must be above 0"):
         FeatureEncoder(nn.Identity(), scale=0)
 

@@ -11,6 +11,7 @@ import torch
 from jsonargparse import ArgumentParser
 from torch import nn
 
+from tiny_training import UNET
 from voxelopt_models import (
     MINDSSC,
     FeatureEncoder,
@@ -20,14 +21,6 @@ from voxelopt_models import (
     bundle_network,
     monai_network,
 )
-
-UNET = {
-    "spatial_dims": 3,
-    "in_channels": 1,
-    "out_channels": 5,
-    "channels": [4, 8],
-    "strides": [2],
-}
 
 
 def test_importing_the_models_imports_no_monai():

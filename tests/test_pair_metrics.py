@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -205,7 +206,8 @@ def test_tre_samples_the_field_at_the_fixed_keypoints():
 
 
 def test_wrong_protocols_and_no_labels_are_refused():
-    for make in (lambda: Dice([1], "paper"), lambda: SDLogJacobian("paper")):  # type: ignore
+    paper: Any = "paper"
+    for make in (lambda: Dice([1], paper), lambda: SDLogJacobian(paper)):
         with pytest.raises(InputError, match="must be one of voxelopt, learn2reg"):
             make()
     with pytest.raises(InputError, match="nothing to evaluate"):

@@ -16,6 +16,9 @@ from voxelopt_train.phantom import ORGANS
 
 SHAPE, SPACING_MM = (24, 20, 24), 16.0
 CLASSES = len(ORGANS) + 1
+UNET: dict[str, Any] = {
+    "spatial_dims": 3, "in_channels": 1, "out_channels": 5, "channels": [4, 8], "strides": [2],
+}  # fmt: skip
 
 
 @cache
@@ -38,13 +41,9 @@ class OnePair(PhantomDataModule):
 def unet(channels: int = 6, widths: tuple[int, ...] = (4, 8)) -> torch.nn.Module:
     """A U-Net with instance normalisation, the same at every call."""
     torch.manual_seed(0)
-    return monai_network(
-        "UNet",
-        {
-            "spatial_dims": 3, "in_channels": 1, "out_channels": channels,
-            "channels": widths, "strides": [2] * (len(widths) - 1),
-        },
-    )  # fmt: skip
+    strides = [2] * (len(widths) - 1)
+    changed = {"out_channels": channels, "channels": widths, "strides": strides}
+    return monai_network("UNet", {**UNET, **changed})
 
 
 def encoder(normalisation: Any = "channel", **options: Any) -> FeatureEncoder:
