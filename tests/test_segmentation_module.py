@@ -41,6 +41,22 @@ class LargeOrgans(OnePair):
         ]
 
 
+def test_a_longer_training_goes_on_along_a_longer_cosine(tmp_path):
+    data, rates = phantoms(), []
+    for epochs in (2, 4):
+        watch = Watch()
+        run = trainer(
+            tmp_path,
+            epochs,
+            enable_checkpointing=True,
+            callbacks=[watch, ModelCheckpoint(tmp_path, "last")],
+        )
+        run.fit(segmenter(), datamodule=data, ckpt_path="last" if epochs == 4 else None)
+        rates += watch.rates
+    assert len(rates) == 8 and rates[3] < 1e-9
+    assert rates[4] > 1e-4 and rates[4:] == sorted(rates[4:], reverse=True) and rates[-1] < 1e-9
+
+
 def segmenter(channels: int = CLASSES) -> SegmentationModule:
     return SegmentationModule(FeatureEncoder(unet(channels), divisor=2))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,38 @@ def test_ablation_changes_one_thing_at_a_time(run):
     assert "neither" in out
 
 
+def test_a_training_stands_on_its_own_and_is_ablated_as_it_is(run):
+    """Its folder is all that tables and a longer training need, whatever it learned."""
+    options = ["--config", "pairs.yaml", "--config", "tiny.yaml", "-o", "runs/lr0.01", *QUIET]
+    learned = ["--model.init_args.layer.init_args.learnable", "[alpha, beta, theta]"]
+    learned += ["--model.init_args.encoder.init_args.normalisation", "channel"]
+    rate = ["--model.init_args.learning_rate", "0.01"]
+    assert run("fit", "--config", "masks.yaml", *options[2:4], "-o", "seg", *QUIET)[0] == 0
+    start = ["--model.init_args.encoder.init_args.weights", "seg/checkpoints/last.ckpt"]
+    # No epoch is validated, and no TensorBoard keeps the settings.
+    rarely = ["--trainer.check_val_every_n_epoch", "5", "--trainer.logger", "CSVLogger"]
+    rarely += ["--trainer.logger.save_dir", "elsewhere"]
+    code, _, err = run("fit", *options, *learned, *rate, *start, *rarely)
+    assert code == 0, err
+    shutil.rmtree("seg")
+    more = ["--ckpt_path", "last", "--trainer.max_epochs", "2"]
+    assert run("fit", *options, *learned, *rate, *start, *more)[0] == 0
+    assert torch.load("runs/lr0.01/checkpoints/last.ckpt", weights_only=True)["global_step"] == 4
+
+    data = ["--data", "tiny.yaml"]
+    assert run("compare", "runs/lr0.01", *data, "-o", "table")[0] == 0
+    trained = strict_json("table/lr0.01/test.json")
+    assert trained["label_names"]["6"] == "liver"
+    code, _, err = run("ablate", "runs/lr0.01", *data, "-o", "a", "--iterations", "[2]")
+    assert code == 0, err
+    methods = strict_json("a/comparison.json")["methods"]
+    assert list(methods) == ["as it is", "mind features", "raw features", *ablations([2])]
+    same = strict_json("a/as_it_is/test.json")["summary"]["sd_log_jacobian"]["mean"]
+    assert same == pytest.approx(trained["summary"]["sd_log_jacobian"]["mean"], rel=1e-4)
+    regularity = [row["sd_log_jacobian"]["mean"] for row in methods.values()]
+    assert len(set(regularity)) == len(regularity)
+
+
 def test_ablations_cover_the_papers_second_table():
     rows = ablations(range(1, 10))
     assert rows["6 iterations"]["theta"] != rows["9 iterations"]["theta"]
@@ -141,6 +174,10 @@ def test_ablations_cover_the_papers_second_table():
         (
             "test --config segmentation_features --config tiny.yaml",
             "there is no weights file runs/segmentation/checkpoints/last.ckpt",
+        ),
+        (
+            "validate --config mind --config tiny.yaml --data.init_args.subjects [2,0,2]",
+            "this dataset has no pairs in its validation split",
         ),
         ("test --config mind --config abdomen_ct", "voxelopt prepare makes it"),
         ("test --config mind --config tiny.yaml --ckpt_path no.ckpt", "no.ckpt"),

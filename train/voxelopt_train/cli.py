@@ -1,4 +1,4 @@
-"""The command line: ``voxelopt register | apply | demo``."""
+"""The command line: ``voxelopt COMMAND``, its errors in one sentence and its exit codes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ _COMMANDS = {
 }
 _INTERRUPTED = 128 + 2  # what shells and make expect of a process that SIGINT ended
 _NOTHING_WRITTEN = "nothing was written"
-_GO_ON = "a training goes on from its last epoch with --ckpt_path last"
 _NO_MEMORY = "not enough memory for this grid; a coarser one takes less (--spacing MM)"
 # In the place of the Python types that jsonargparse names.
 _KINDS = {
@@ -42,7 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         arguments = list(sys.argv[1:] if argv is None else argv)
         if arguments[:1] and arguments[0] in LIGHTNING_COMMANDS:
-            _run_lightning(arguments)
+            from voxelopt_train.learning.training_cli import run_training
+
+            run_training(arguments)
         else:
             options = build_parser().parse_args(find_configs(arguments))
             _run(options.command, options[options.command])
@@ -103,14 +104,3 @@ def _run(command: str, options: Namespace) -> None:
         {"compare": run_compare, "ablate": run_ablate}[command](options)
     else:
         _COMMANDS[command](options)
-
-
-def _run_lightning(arguments: Sequence[str]) -> None:
-    from voxelopt_train.learning.training_cli import run_training
-
-    try:
-        run_training(arguments)
-    except SystemExit as exit:  # how Lightning ends after an interrupt
-        if exit.code in (None, 0):
-            raise
-        raise KeyboardInterrupt(_GO_ON) from exit

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from lightning import LightningDataModule
+from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader
 
 from voxelopt_train.data.augmentation import AugmentationChoice, Volumes, choose_augmentation
@@ -22,7 +23,10 @@ class PairModule(LightningDataModule, ABC):
         labels: numbers of the labelled structures, ascending.
         spacing_mm: edge of the voxels.
         shape: number of voxels along each axis.
+        label_names: names of the labels that have one, for tables.
     """
+
+    label_names: Mapping[int, str] = {}
 
     def __init__(
         self,
@@ -88,8 +92,11 @@ class PairModule(LightningDataModule, ABC):
         return self._loader(dataset, EpochSampler(dataset, replicas, rank, seed=self.seed))
 
     def val_dataloader(self) -> DataLoader | list[DataLoader]:
-        """Pairs to validate on, in order; there need not be any."""
-        return self._loader(self._dataset("validation")) if self._pairs.get("validation") else []
+        """Pairs to validate on, in order; for a training there need not be any."""
+        training = self.trainer is None or self.trainer.state.fn == TrainerFn.FITTING
+        if training and not self._pairs.get("validation"):
+            return []
+        return self._loader(self._dataset("validation"))
 
     def test_dataloader(self) -> DataLoader:
         """Pairs to test on, in order."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import sys
@@ -10,24 +11,28 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+import yaml
 from jsonargparse import Namespace
 from rich.console import Console
 
 from voxelopt_train.comparison import Comparison
 from voxelopt_train.configs import find_config
 from voxelopt_train.errors import InputError
+from voxelopt_train.files import check_writable
 from voxelopt_train.learning.training_cli import run_training
-from voxelopt_train.outputs import check_writable
 from voxelopt_train.tables import ResultTable
 
 _QUIET = ["--trainer.enable_model_summary=false", "--verbose=false"]
-_LAYER = "--model.init_args.layer.init_args"
+_LAYER = "--model.init_args.layer.init_args"  # in the names of Lightning's options
+_ENCODER = "--model.init_args.encoder"
+_LEARNED = "net.layer.solver.log_parameters."
 _THETA = (150.0, 0.5)  # of the first and the last iteration
 
 
 def run_compare(options: Namespace) -> None:
     """``voxelopt compare``: one row for each recipe or finished training."""
-    names = [Path(row).stem for row in options.rows]
+    names = [Path(row).name if Path(row).is_dir() else Path(row).stem for row in options.rows]
     if len(set(names)) < len(names):  # runs/a/last and runs/b/last
         names = options.rows
     if len(set(names)) < len(names):
@@ -38,10 +43,12 @@ def run_compare(options: Namespace) -> None:
 
 def run_ablate(options: Namespace) -> None:
     """``voxelopt ablate``: one row for each choice of the method, all else as in the first row."""
-    base = _row_arguments(options.row)
+    base = _as_settings(options.row)
     rows = {"as it is": base}
     for features in ("mind", "raw"):
-        rows[f"{features} features"] = ["--config", str(find_config(features, "training"))]
+        recipe = yaml.safe_load(find_config(features, "training").read_text(encoding="utf-8"))
+        encoder = recipe["model"]["init_args"]["encoder"]
+        rows[f"{features} features"] = [*base, f"{_ENCODER}={json.dumps(encoder)}"]
     for name, settings in ablations(options.iterations).items():
         rows[name] = [*base, *(f"{_LAYER}.{key}={value}" for key, value in settings.items())]
     _print_table(rows, options)
@@ -50,7 +57,7 @@ def run_ablate(options: Namespace) -> None:
 def ablations(iterations: Sequence[int]) -> dict[str, dict[str, Any]]:
     """The rows of the paper's second table: name, and the keywords of the layer that differ.
 
-    A schedule of other than six iterations is geometric from the same first theta to the same last.
+    The schedules of theta are geometric, from the first value of the paper's to its last.
     """
     rows: dict[str, dict[str, Any]] = {
         "not adaptive": {"adaptive": False},
@@ -78,17 +85,49 @@ def _row_arguments(row: str) -> list[str]:
     return ["--config", str(config), "--ckpt_path", str(checkpoint)]
 
 
+def _as_settings(row: str) -> list[str]:
+    """As `_row_arguments`, and a training by its settings alone, so that they can be changed.
+
+    What the layer has learned becomes constants, and the encoder takes its weights from the
+    checkpoint: a changed layer may have other parameters than the checkpoint.
+    """
+    arguments = _row_arguments(row)
+    if "--ckpt_path" not in arguments:
+        return arguments
+    *config, _, checkpoint = arguments
+    model = yaml.safe_load(Path(config[1]).read_text(encoding="utf-8"))["model"]["init_args"]
+    if not str(model["encoder"]["class_path"]).endswith(".FeatureEncoder"):
+        raise InputError(f"{row}: ablate takes trainings whose encoder is a FeatureEncoder")
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+    learned = {
+        key.removeprefix(_LEARNED): value.exp().tolist()
+        for key, value in state.items()
+        if key.startswith(_LEARNED)
+    }
+    return [
+        *config,
+        "--ckpt_path=null",  # of a training that went on from one
+        f"{_ENCODER}.init_args.weights={checkpoint}",
+        f"{_LAYER}.learnable=false",
+        *(f"{_LAYER}.{name}={value}" for name, value in learned.items()),
+    ]
+
+
 def _print_table(rows: Mapping[str, Sequence[str]], options: Namespace) -> None:
     output = Path(options.output)
     check_writable(output)
     data = ["--config", options.data]
     tables: dict[str, ResultTable] = {}
+    writes = True
     with _lightning_quiet():
         for number, (name, arguments) in enumerate(rows.items()):
             print(f"{number + 1} of {len(rows)}: {name}", file=sys.stderr)
             folder = output / re.sub(r"[ /]+", "_", name)
             cli = run_training(["test", *arguments, *data, "-o", str(folder), *_QUIET])
             tables[name] = cli.model.table
+            writes = cli.trainer.is_global_zero
+    if not writes:
+        return
     table = Comparison(tables)
     table.write(output, "comparison")
     Console().print(table.rich())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import compress
 from typing import Any, cast
@@ -85,11 +85,14 @@ class PairEvaluation(nn.Module):
         with self._shared() as metrics:
             return {name: metric.compute().float() for name, metric in metrics.items()}
 
-    def table(self, names: Sequence[tuple[str, str]]) -> ResultTable:
+    def table(
+        self, names: Sequence[tuple[str, str]], label_names: Mapping[int, str] | None = None
+    ) -> ResultTable:
         """The table of all pairs of all processes; to be called by all of them.
 
         Args:
             names: fixed and moving subject of each pair, by its index.
+            label_names: names of labels that have one.
         """
         with self._shared() as metrics:
             by_measure = {name: metric.pair_means() for name, metric in metrics.items()}
@@ -102,7 +105,7 @@ class PairEvaluation(nn.Module):
             )
             for index in by_measure["folds"]
         ]
-        return ResultTable(self.protocol, pairs)
+        return ResultTable(self.protocol, pairs, dict(label_names or {}))
 
     @contextmanager
     def _shared(self) -> Iterator[dict[str, PairMetric]]:

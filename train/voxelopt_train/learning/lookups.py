@@ -27,6 +27,11 @@ def pair_names(trainer: Trainer, split: Split) -> list[Pair]:
     return _data_module(trainer).pair_names(split)
 
 
+def label_names(trainer: Trainer) -> dict[int, str]:
+    """Names of labels; of a data module without any, none."""
+    return dict(getattr(_data_module(trainer), "label_names", {}))
+
+
 def training_steps(trainer: Trainer) -> int:
     """How many steps the optimiser takes in the whole training."""
     steps = trainer.estimated_stepping_batches

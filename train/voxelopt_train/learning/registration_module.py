@@ -16,7 +16,13 @@ from voxelopt_models import RegistrationNet
 from voxelopt_train.errors import InputError
 from voxelopt_train.label_metrics import Protocol
 from voxelopt_train.learning.evaluation import PairEvaluation
-from voxelopt_train.learning.lookups import both_have, data_labels, pair_names, training_steps
+from voxelopt_train.learning.lookups import (
+    both_have,
+    data_labels,
+    label_names,
+    pair_names,
+    training_steps,
+)
 from voxelopt_train.learning.losses import RegistrationLoss, organ_maps
 from voxelopt_train.learning.pictures import log_picture
 from voxelopt_train.learning.predictions import missing, write_warp
@@ -84,12 +90,12 @@ class RegistrationModule(lightning.LightningModule):
         """Displacement ``(B, 3, *spatial)`` in voxels of two images ``(B, 1, *spatial)``."""
         return self.net(fixed, moving)
 
-    def solve(self, batch: Batch, inverse: bool = False) -> Solution:
+    def solve(self, batch: Batch) -> Solution:
         """Register a batch, from its feature maps where it has them, else through the encoder."""
         if not both_have(batch, "features"):
-            return self.net.solve(batch["fixed"], batch["moving"], inverse=inverse)
+            return self.net.solve(batch["fixed"], batch["moving"])
         features = batch["fixed_features"], batch["moving_features"]
-        return self.net.solve_features(*features, batch["fixed"].shape[2:], inverse=inverse)
+        return self.net.solve_features(*features, batch["fixed"].shape[2:])
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         trained = [p for p in self.parameters() if p.requires_grad]
@@ -155,7 +161,9 @@ class RegistrationModule(lightning.LightningModule):
         self._evaluation.update(batch, displacement, seconds)
 
     def on_test_epoch_end(self) -> None:
-        self.table = self._evaluation.table(pair_names(self.trainer, "test"))
+        self.table = self._evaluation.table(
+            pair_names(self.trainer, "test"), label_names(self.trainer)
+        )
         self._log_means("test")
         if self.trainer.is_global_zero:
             self.table.write(Path(self.trainer.default_root_dir), "test")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import lightning
@@ -41,7 +42,13 @@ class SegmentationModule(lightning.LightningModule):
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.AdamW(self.encoder.parameters(), lr=self.learning_rate)
         steps = max(1, training_steps(self.trainer))
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+
+        # A function is no part of a checkpoint, so that a training that goes on for more epochs
+        # than it was begun with follows the longer curve.
+        def cosine(step: int) -> float:
+            return 0.5 + 0.5 * math.cos(math.pi * min(1.0, step / steps))
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, cosine)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def training_step(self, batch: dict[str, Any], batch_index: int) -> Tensor:

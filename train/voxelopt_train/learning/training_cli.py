@@ -8,17 +8,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning import LightningDataModule, Trainer
+from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from voxelopt_train.configs import find_configs
 from voxelopt_train.errors import InputError
+from voxelopt_train.files import check_writable
 from voxelopt_train.learning.registration_module import NOTHING_TO_TRAIN
-from voxelopt_train.outputs import check_writable
 
+_GO_ON = "a training goes on from its last epoch with --ckpt_path last"
 # Of libraries about each other; nothing that a user could act on.
 _NOISE = (
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
@@ -26,6 +27,16 @@ _NOISE = (
     "The dirpath has changed from",  # a training is tested from another folder
     "Checkpoint directory .* exists and is not empty",  # a training goes on
 )
+
+
+class _SaveConfig(SaveConfigCallback):
+    """Into the folder of the run, whichever logger is used."""
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        folder = Path(trainer.default_root_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        settings = self.parser.dump(self.config, skip_none=False)
+        (folder / self.config_filename).write_text(settings, encoding="utf-8")
 
 
 class TrainingCLI(LightningCLI):
@@ -42,6 +53,13 @@ class TrainingCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         self.config = parser.parse_args(args)  # never sys.argv, which holds names of recipes
+
+    def before_instantiate_classes(self) -> None:
+        # A checkpoint has all weights: the file that the encoder started from may be gone by now.
+        weights = "model.init_args.encoder.init_args.weights"
+        settings = self.config[str(self.subcommand)]
+        if settings.get("ckpt_path") and settings.get(weights):
+            settings[weights] = None
 
     def instantiate_classes(self) -> None:
         try:
@@ -66,7 +84,12 @@ class TrainingCLI(LightningCLI):
         if self._get(self.config_init, "trainer")["logger"] is None:
             kwargs["logger"] = fitting and TensorBoardLogger(folder, name="", version="")
         # Only the last: every epoch replaces it, and a killed run goes on from it.
-        last = ModelCheckpoint(folder / "checkpoints", "last", enable_version_counter=False)
+        last = ModelCheckpoint(
+            folder / "checkpoints",
+            "last",
+            enable_version_counter=False,
+            save_on_train_epoch_end=True,  # also where not every epoch is validated
+        )
         self.trainer_defaults = {"callbacks": [last]}
         return super().instantiate_trainer(**kwargs)
 
@@ -87,13 +110,17 @@ class TrainingCLI(LightningCLI):
             raise InputError(NOTHING_TO_TRAIN)
 
     def after_fit(self) -> None:
-        print(f"wrote {self.trainer.default_root_dir}/checkpoints/last.ckpt")
+        self._wrote("checkpoints/last.ckpt")
 
     def after_predict(self) -> None:
-        print(f"wrote {self.trainer.default_root_dir}/warps")
+        self._wrote("warps")
 
     def after_test(self) -> None:
-        print(f"wrote {self.trainer.default_root_dir}/test.csv, .json and .md")
+        self._wrote("test.csv, .json and .md")
+
+    def _wrote(self, files: str) -> None:
+        if self.trainer.is_global_zero:
+            print(f"wrote {self.trainer.default_root_dir}/{files}")
 
 
 def run_training(arguments: Sequence[str]) -> TrainingCLI:
@@ -102,6 +129,7 @@ def run_training(arguments: Sequence[str]) -> TrainingCLI:
     Raises:
         ArgumentError: an option is unknown or has a wrong value.
         InputError: something that the options name cannot be used.
+        KeyboardInterrupt: the user's, with what can be done.
     """
     for message in _NOISE:
         warnings.filterwarnings("ignore", message)
@@ -117,6 +145,10 @@ def run_training(arguments: Sequence[str]) -> TrainingCLI:
         raise InputError(
             "--ckpt_path: this checkpoint is of another network than the configuration's"
         ) from error
+    except SystemExit as exit:  # how Lightning ends after an interrupt
+        if exit.code in (None, 0):
+            raise
+        raise KeyboardInterrupt(_GO_ON if arguments[0] == "fit" else "") from exit
 
 
 def _of_use(record: logging.LogRecord) -> bool:
@@ -131,7 +163,8 @@ def _training_cli(arguments: Sequence[str]) -> TrainingCLI:
         subclass_mode_data=True,
         auto_configure_optimizers=False,
         seed_everything_default=0,
-        save_config_kwargs={"overwrite": True},
+        save_config_callback=_SaveConfig,
+        save_config_kwargs={"save_to_log_dir": False},
         parser_kwargs={
             "exit_on_error": False,
             **{name: {"exit_on_error": False} for name in LightningCLI.subcommands()},
