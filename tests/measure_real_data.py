@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from voxelopt_layers import VoxelOptLayer, warp
 from voxelopt_models import MINDSSC, RawIntensity, RegistrationNet
@@ -44,11 +44,8 @@ def subject(folder: Path, number: str) -> tuple[Image, Image]:
     """One subject on a grid of 3 mm around its own centre of mass, and its labels."""
     image = read_image(folder / f"image_{number}.nii.gz", "image")
     labels = read_image(folder / f"label_{number}.nii.gz", "labels", labels=True)
-    shape = (112, 96, 80)
-    affine = np.eye(4)
-    affine[:3, :3] = image.grid.affine[:3, :3] / image.grid.spacing * SPACING_MM
-    affine[:3, 3] = center_of_mass(image) - affine[:3, :3] @ ((np.array(shape) - 1) / 2)
-    grid = Grid(shape, affine)
+    steps = image.grid.affine[:3, :3] / image.grid.spacing * SPACING_MM
+    grid = Grid.around(center_of_mass(image), (112, 96, 80), steps)
     return resample(image, grid, antialias=True), resample(labels, grid, mode="nearest")
 
 
@@ -78,8 +75,9 @@ def totalseg_pairs(folder: Path, count: int) -> Iterator[Pair]:
 
 def network(features: str, preset: str, ct: bool) -> RegistrationNet:
     """One row of the table."""
-    window = (-800.0, 500.0) if ct else None
-    encoder = MINDSSC(window=window) if features == "mind" else RawIntensity(window=window)
+    raw = RawIntensity(window=(-800.0, 500.0) if ct else None)
+    mind = nn.Sequential(raw, MINDSSC()) if ct else MINDSSC()
+    encoder = mind if features == "mind" else raw
     layer = VoxelOptLayer() if preset == "default" else VoxelOptLayer.from_preset(preset)
     return RegistrationNet(encoder, layer)
 

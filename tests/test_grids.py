@@ -59,6 +59,15 @@ def test_isotropic_grid_of_an_isotropic_grid_is_itself():
     assert isotropic_grid(grid, 0.1).shape == (100, 50, 1)
 
 
+def test_around_a_point_of_the_world():
+    like = oblique_grid()
+    grid = Grid.around(np.array([3.0, -7.0, 20.0]), (8, 5, 6), like.affine[:3, :3])
+    np.testing.assert_allclose(grid.center, [3, -7, 20])
+    np.testing.assert_allclose(grid.affine @ [3.5, 2, 2.5, 1], [3, -7, 20, 1])
+    assert grid.shape == (8, 5, 6) and grid.spacing == pytest.approx(like.spacing)
+    assert Grid.around(like.center, like.shape, like.affine[:3, :3]).matches(like)
+
+
 @pytest.mark.parametrize(
     ("voxels", "expected"), [((9.5, 0, 0), True), ((10.5, 0, 0), False), ((0, 0, -7.5), False)]
 )

@@ -8,7 +8,8 @@ import torch
 from nibabel.nifti1 import Nifti1Image
 
 from voxelopt_train.errors import InputError
-from voxelopt_train.images import atomic_output, read_image, write_nifti
+from voxelopt_train.files import atomic_output
+from voxelopt_train.images import read_image, write_nifti
 
 AFFINE = np.array([[0, -2.0, 0, 10], [1.5, 0, 0, -20], [0, 0, 3.0, 5], [0, 0, 0, 1]])
 

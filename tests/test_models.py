@@ -59,7 +59,8 @@ def test_mind_ignores_scale_and_offset_and_survives_a_constant_image():
 
 def test_mind_window_cuts_off_what_is_outside():
     image = 100 * torch.randn(1, 1, 8, 8, 8)
-    torch.testing.assert_close(MINDSSC(window=(-50, 50))(image), mind_ssc(image.clamp(-50, 50)))
+    windowed = torch.nn.Sequential(RawIntensity(window=(-50, 50)), MINDSSC())
+    torch.testing.assert_close(windowed(image), mind_ssc(image.clamp(-50, 50)))
 
 
 def test_raw_intensities_go_from_0_to_1():

@@ -140,6 +140,18 @@ def test_displacement_in_voxels_is_warp():
 def test_onto_its_own_grid_is_the_identity():
     image = some_image(PAIRS["all together"][1])
     torch.testing.assert_close(resample(image, image.grid).data, image.data, atol=1e-3, rtol=0)
+    interpolated = resample(image, Grid(image.grid.shape, image.grid.affine)).data
+    torch.testing.assert_close(interpolated, image.data, atol=1e-3, rtol=0)
+
+
+def test_onto_its_own_grid_is_a_copy_of_float32():
+    numbers = torch.arange(8, dtype=torch.int32).reshape(2, 2, 2)
+    image = Image(numbers, Grid((2, 2, 2), np.eye(4)), "numbers")
+    linear = resample(image, image.grid).data
+    nearest = resample(image, image.grid, mode="nearest").data
+    assert linear.dtype == torch.float32 and nearest.dtype == torch.int32
+    nearest += 1
+    assert numbers.flatten().tolist() == list(range(8))
 
 
 def test_order_of_transforms_first_comes_first():
@@ -180,7 +192,8 @@ def test_outside_is_filled_from_the_outer_voxel_edge_on():
 def test_large_labels_stay_exact():
     labels = torch.tensor([0, 2**24 + 1, 614454277], dtype=torch.int32).reshape(3, 1, 1)
     image = Image(labels, Grid((3, 1, 1), np.eye(4)), "labels")
-    assert torch.equal(resample(image, image.grid, mode="nearest").data, labels)
+    onto = Grid((3, 1, 1), np.eye(4))  # its own, which is not known at once
+    assert torch.equal(resample(image, onto, mode="nearest").data, labels)
 
 
 def test_antialias_keeps_the_mean_of_a_fine_pattern():

@@ -34,7 +34,6 @@ def adaptive_gaussian(
     radius: int = 3,
     passes: int = 1,
     boundary: Boundary = "border",
-    out: Tensor | None = None,
 ) -> Tensor:
     """Smooth along each axis in turn with the Gaussian that each voxel asks for.
 
@@ -46,12 +45,11 @@ def adaptive_gaussian(
         radius: taps on each side.
         passes: how often the sequence of axes is gone through.
         boundary: beyond the volume ``image`` is 0 (``"zeros"``) or repeats (``"border"``).
-        out: where to write the result when no gradient is needed; may be ``image`` itself.
 
     Returns:
         ``(B, C, *spatial)``.
     """
-    return filter_with_weights(image, gaussian_weights(sigma, radius), passes, boundary, out)
+    return filter_with_weights(image, gaussian_weights(sigma, radius), passes, boundary)
 
 
 def filter_with_weights(
@@ -61,7 +59,10 @@ def filter_with_weights(
     boundary: Boundary = "border",
     out: Tensor | None = None,
 ) -> Tensor:
-    """`adaptive_gaussian` with the weights of `gaussian_weights`, which one level uses often."""
+    """`adaptive_gaussian` with the weights of `gaussian_weights`, which one level uses often.
+
+    Where no gradient is needed the result is written to ``out``, which may be ``image`` itself.
+    """
     if torch.is_grad_enabled() and (image.requires_grad or weights[0].requires_grad):
         return _all_axes(image, weights, passes, boundary)
     out = torch.empty_like(image) if out is None else out

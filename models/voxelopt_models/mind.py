@@ -75,24 +75,20 @@ def _patch_mean(image: Tensor, radius: int) -> Tensor:
 class MINDSSC(nn.Module):
     """`mind_ssc` as an encoder.
 
+    Of a window of intensities alone: ``nn.Sequential(RawIntensity(window), MINDSSC())``.
+
     Args:
         radius: of the patches, in voxels.
         dilation: distance of the neighbours, in voxels.
-        window: cut intensities off at these two values first, for CT in HU; None leaves them.
     """
 
-    def __init__(
-        self, radius: int = 2, dilation: int = 2, window: tuple[float, float] | None = None
-    ) -> None:
+    def __init__(self, radius: int = 2, dilation: int = 2) -> None:
         super().__init__()
         self.radius = radius
         self.dilation = dilation
-        self.window = window
 
     def forward(self, image: Tensor) -> Tensor:
-        if self.window is not None:
-            image = image.clamp(*self.window)
         return mind_ssc(image, self.radius, self.dilation)
 
     def extra_repr(self) -> str:
-        return f"radius={self.radius}, dilation={self.dilation}, window={self.window}"
+        return f"radius={self.radius}, dilation={self.dilation}"

@@ -183,6 +183,33 @@ def test_tables_that_cannot_be_used(tmp_path, text, sentence):
         find_cohort(tmp_path / "pairs.csv")
 
 
+@pytest.mark.parametrize(
+    ("images", "sentence"),
+    [
+        (["x.nii", "x.nii.gz"], r"x.nii and .*x.nii.gz would both be subject x: rename one"),
+        (["a/b_c.nii", "a_b/c.nii", "b_c.nii"], "would both be subject a_b_c: rename one"),
+    ],
+)
+def test_a_table_whose_files_come_to_one_name(tmp_path, images, sentence):
+    touch(tmp_path, images)
+    pairs = [{"fixed": images[0], "moving": image} for image in images[1:]]
+    (tmp_path / "pairs.json").write_text(json.dumps(pairs))
+    with pytest.raises(InputError, match=sentence):
+        find_cohort(tmp_path / "pairs.json")
+
+
+def test_learn2reg_images_that_come_to_one_name(tmp_path):
+    image = "images{}/Lung_{:04}_0000.nii.gz".format  # listed with ./ as training images
+    pair = {"fixed": image("Tr", 1), "moving": image("Tr", 2)}
+    learn2reg(tmp_path, "Lung", registration_val=[pair])
+    cohort = find_cohort(tmp_path)
+    assert cohort.pairs["validation"] == [("0001", "0002")] and len(cohort.subjects) == 30
+    assert all(subject.labels is not None for subject in cohort.subjects.values())
+    learn2reg(tmp_path, "Lung", registration_val=[pair | {"fixed": image("Ts", 1)}])
+    with pytest.raises(InputError, match=r"imagesTr/.* and imagesTs/.* would both be subject 0001"):
+        find_cohort(tmp_path)
+
+
 def test_json_of_another_kind(tmp_path):
     path = tmp_path / "some.json"
     for text, sentence in (("{", "no JSON file"), ("{}", "Learn2Reg"), ("[1]", "list of pairs")):

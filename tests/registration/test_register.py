@@ -1,13 +1,10 @@
-"""`register`: what it finds, what it starts from, and what it refuses."""
+"""`register`: what it finds, and what it starts from."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from nibabel.nifti1 import Nifti1Image
 from scipy.spatial.transform import Rotation
 
 from placing import (
@@ -24,7 +21,7 @@ from placing import (
     source,
     sources,
 )
-from voxelopt_layers import VoxelOptLayer, jacobian_determinant
+from voxelopt_layers import jacobian_determinant
 from voxelopt_models import RawIntensity
 from voxelopt_train import InputError, alignment, register
 from voxelopt_train.phantom import Pair, deformed_pair
@@ -85,6 +82,7 @@ def test_center_of_mass_brings_distant_images_together(pair):
     result = register(
         source(pair.fixed),
         source(far),
+        encoder="raw",
         initial="center-of-mass",
         window=WINDOW,
         fixed_labels=source(pair.fixed_labels),
@@ -152,27 +150,6 @@ def test_inverse_brings_the_fixed_image_to_the_moving_one(pair):
     assert make_report(result).inverse_error_voxels < 0.1
 
 
-def test_files_nibabel_images_and_arrays_give_the_same(tmp_path, pair, plain):
-    volumes: dict[str, Any] = {}
-    for name in ("fixed", "moving", "fixed_labels", "moving_labels"):
-        volumes[name] = Nifti1Image(*source(getattr(pair, name)))
-        volumes[name].to_filename(tmp_path / f"{name}.nii.gz")
-    paths: dict[str, Any] = {name: str(tmp_path / f"{name}.nii.gz") for name in volumes}
-    for kinds in (paths, volumes):
-        result = register(**kinds, window=WINDOW)
-        assert torch.equal(result.field.displacement_mm, plain.field.displacement_mm)
-        assert torch.equal(result.warped.data, plain.warped.data)
-        assert result.labels is not None and plain.labels is not None
-        assert torch.equal(result.labels.warped.data, plain.labels.warped.data)
-
-
-def test_registering_leaves_its_inputs_alone(pair):
-    fixed, moving = (array.copy() for array, _ in sources(pair))
-    register((fixed, pair.fixed.grid.affine), (moving, pair.moving.grid.affine))
-    np.testing.assert_array_equal(fixed, pair.fixed.data)
-    np.testing.assert_array_equal(moving, pair.moving.data)
-
-
 @pytest.mark.parametrize("part", [slice(0, 20), slice(14, 36)])
 def test_partial_field_of_view_is_masked(pair, plain, part):
     """Half of the moving patient is missing: the half that is there comes out as before."""
@@ -203,54 +180,3 @@ def test_slice_of_one_voxel_is_registered(pair):
     result = register(*sources(seen), window=WINDOW, **label_sources(seen))
     assert torch.isfinite(result.displacement).all()
     assert gain(result) > 0
-
-
-def test_layer_encoder_and_progress_are_used(pair):
-    class Constant(torch.nn.Module):
-        def forward(self, image: torch.Tensor) -> torch.Tensor:
-            return torch.zeros_like(image)
-
-    stages: list[str] = []
-    layer = VoxelOptLayer(levels=2)
-    result = register(*sources(pair), encoder=Constant(), layer=layer, progress=stages.append)
-    assert not result.displacement.any()  # equal costs everywhere: nothing moves
-    assert torch.equal(result.warped.data, result.aligned.data)
-    assert stages == [
-        "reading the images", "initial alignment", "features", "level 1 of 2", "level 2 of 2",
-        "composing", "resampling",
-    ]  # fmt: skip
-    assert result.labels is None and result.seconds > 0
-
-
-def test_labels_are_refused_where_they_do_not_fit(pair):
-    fixed, moving = sources(pair)
-    labels = label_sources(pair)
-    array, affine = labels["moving_labels"]
-    with pytest.raises(InputError, match="both the fixed and the moving"):
-        register(fixed, moving, fixed_labels=labels["fixed_labels"])
-    other = {"shape": (array[1:], affine), "affine": (array, affine @ np.diag([1, 1, 1.1, 1]))}
-    for wrong in other.values():
-        with pytest.raises(InputError, match="moving labels does not lie on the grid of moving"):
-            register(fixed, moving, **{**labels, "moving_labels": wrong})
-    with pytest.raises(InputError, match="moving labels: labels must be 0 or above, found -1"):
-        register(fixed, moving, **{**labels, "moving_labels": (array - 1, affine)})
-    with pytest.raises(InputError, match="0 everywhere"):
-        empty = 0 * array, affine
-        register(fixed, moving, fixed_labels=empty, moving_labels=empty)
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"spacing_mm": 0.0}, "above 0 mm"),
-        ({"spacing_mm": float("nan")}, "above 0 mm"),
-        ({"spacing_mm": float("inf")}, "above 0 mm"),
-        ({"spacing_mm": 1e-9}, "makes .* voxels"),
-        ({"window": (300.0, -200.0)}, "from low to high"),
-        ({"encoder": "sift"}, "one of mind, raw"),
-        ({"initial": "centre"}, "no such file"),
-    ],
-)
-def test_settings_out_of_range_are_refused(pair, settings, message):
-    with pytest.raises(InputError, match=message):
-        register(*sources(pair), **settings)

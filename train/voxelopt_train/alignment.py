@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from voxelopt_train.errors import InputError
-from voxelopt_train.grids import Grid, isotropic_grid
+from voxelopt_train.grids import isotropic_grid
 from voxelopt_train.images import Image
 from voxelopt_train.resampling import resample
 from voxelopt_train.transforms import RAS_TO_LPS, AffineTransform, read_transform
@@ -96,7 +96,7 @@ def register_affine(fixed: Image, moving: Image) -> AffineTransform:
         raise InputError("affine alignment needs SimpleITK: pip install SimpleITK") from error
     fixed, moving = _working_copy(fixed), _working_copy(moving)
     masses = center_of_mass(fixed), center_of_mass(moving)
-    offsets = np.zeros(3), _center(moving.grid) - _center(fixed.grid), masses[1] - masses[0]
+    offsets = np.zeros(3), moving.grid.center - fixed.grid.center, masses[1] - masses[0]
     fixed_itk, moving_itk = _to_itk(fixed), _to_itk(moving)
     rigid = sitk.Euler3DTransform()
     rigid.SetCenter(_flip_xy(masses[0]))
@@ -172,10 +172,6 @@ def _working_copy(image: Image) -> Image:
 
 def _flip_xy(vector_ras: np.ndarray) -> list[float]:
     return (RAS_TO_LPS[:3, :3] @ vector_ras).tolist()
-
-
-def _center(grid: Grid) -> np.ndarray:
-    return grid.affine[:3, :3] @ ((np.asarray(grid.shape) - 1) / 2) + grid.affine[:3, 3]
 
 
 def _to_itk(image: Image) -> sitk.Image:

@@ -14,24 +14,17 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from voxelopt_layers import VoxelOptLayer
 from voxelopt_layers.presets import PRESETS
 from voxelopt_train.errors import InputError
+from voxelopt_train.files import all_or_none, check_kept, check_writable
 from voxelopt_train.images import Image, ImageLike, read_image, write_nifti
 from voxelopt_train.label_metrics import Protocol
-from voxelopt_train.outputs import (
-    all_or_none,
-    check_kept,
-    check_writable,
-    output_paths,
-    save,
-    split_prefix,
-)
-from voxelopt_train.phantom import phantom_pair
+from voxelopt_train.outputs import output_paths, save, split_prefix
+from voxelopt_train.phantom import CT_WINDOW, phantom_pair
 from voxelopt_train.registration import register
 from voxelopt_train.report import make_report, summary_table
 from voxelopt_train.resampling import resample
 from voxelopt_train.transforms import read_transform
 
-# Intensities that are matched, and those that are shown.
-_CT_WINDOW, _SOFT_TISSUE = (-800.0, 500.0), (-160.0, 240.0)
+_SOFT_TISSUE = (-160.0, 240.0)  # HU that the demo's picture shows
 
 
 def run_register(options: Namespace) -> None:
@@ -61,7 +54,7 @@ def run_demo(options: Namespace) -> None:
         sources["fixed"],
         sources["moving"],
         labels=(sources["fixed_labels"], sources["moving_labels"]),
-        window=_CT_WINDOW,
+        window=CT_WINDOW,
         shown=_SOFT_TISSUE,
         extra={"inverse": True, "entropy": True, "jacobian": True},
         beside=images,

@@ -10,12 +10,12 @@ from rich.table import Table
 from rich.text import Text
 
 from voxelopt_train.errors import InputError
+from voxelopt_train.files import plain
 from voxelopt_train.table_formats import (
     MEASURES,
     Statistics,
     csv_text,
     markdown_text,
-    plain,
     write_table,
 )
 from voxelopt_train.tables import ResultTable

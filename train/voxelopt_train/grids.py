@@ -7,9 +7,17 @@ centres have integer indices, so that a grid of n voxels reaches from -0.5 to n 
 from __future__ import annotations
 
 import itertools
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from nibabel.affines import apply_affine
+
+from voxelopt_train.errors import InputError
+
+_MOST_VOXELS = 2**31  # beyond any memory: the spacing is a slip
+_FEWEST_VOXELS = 4  # along an axis: the layer's pyramid ends there
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,11 +32,31 @@ class Grid:
     shape: tuple[int, int, int]
     affine: np.ndarray
 
+    @classmethod
+    def around(cls, center_mm: np.ndarray, shape: Sequence[int], steps_mm: np.ndarray) -> Grid:
+        """Grid with its middle at a point of the world.
+
+        Args:
+            center_mm: ``(3,)``, RAS mm.
+            shape: number of voxels along each array axis.
+            steps_mm: ``(3, 3)``, whose columns lead from voxel to voxel along each axis, RAS mm.
+        """
+        nx, ny, nz = shape
+        affine = np.eye(4)
+        affine[:3, :3] = steps_mm
+        affine[:3, 3] = center_mm - steps_mm @ ((np.asarray(shape) - 1) / 2)
+        return cls((nx, ny, nz), affine)
+
     @property
     def spacing(self) -> tuple[float, float, float]:
         """Voxel size in mm along each array axis."""
         x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0).tolist()
         return x, y, z
+
+    @property
+    def center(self) -> np.ndarray:
+        """World point ``(3,)`` in the middle of the grid, RAS mm."""
+        return apply_affine(self.affine, (np.asarray(self.shape) - 1) / 2)
 
     def matches(self, other: Grid) -> bool:
         """Whether both have one shape, and all voxels within 1e-3 of a voxel of each other."""
@@ -36,7 +64,7 @@ class Grid:
             return False
         # The two maps differ by an affine, whose largest deviation is at a corner.
         corners = _corners(self)
-        in_self = _map(np.linalg.inv(self.affine) @ other.affine, corners)
+        in_self = apply_affine(np.linalg.inv(self.affine) @ other.affine, corners)
         return bool(np.abs(in_self - corners).max() < 1e-3)
 
 
@@ -50,12 +78,31 @@ def isotropic_grid(grid: Grid, spacing_mm: float) -> Grid:
     shape = np.asarray(grid.shape)
     # The small number keeps 100 mm / 2 mm at 50 voxels where float32 headers say 100.00001 mm.
     new_shape = np.maximum(np.ceil(shape * spacing / spacing_mm - 1e-3), 1).astype(int)
-    affine = np.eye(4)
-    affine[:3, :3] = grid.affine[:3, :3] / spacing * spacing_mm
-    centre = grid.affine[:3, :3] @ ((shape - 1) / 2) + grid.affine[:3, 3]
-    affine[:3, 3] = centre - affine[:3, :3] @ ((new_shape - 1) / 2)
-    nx, ny, nz = new_shape.tolist()
-    return Grid((nx, ny, nz), affine)
+    steps = grid.affine[:3, :3] / spacing * spacing_mm
+    return Grid.around(grid.center, new_shape.tolist(), steps)
+
+
+def working_grid(fixed: Grid, spacing_mm: float | None) -> Grid:
+    """The grid to register on: that of the fixed image, or an isotropic one.
+
+    Raises:
+        InputError: the isotropic grid would have too many or too few voxels.
+    """
+    if spacing_mm is None:
+        return fixed
+    if not 0 < spacing_mm < math.inf:
+        raise InputError(f"the working spacing must be above 0 mm, got {spacing_mm:g}")
+    extent = zip(fixed.shape, fixed.spacing, strict=True)
+    voxels = math.prod(n * mm / spacing_mm for n, mm in extent)
+    if voxels > _MOST_VOXELS:
+        raise InputError(f"a working spacing of {spacing_mm:g} mm makes {voxels:.0e} voxels")
+    grid = isotropic_grid(fixed, spacing_mm)
+    if sorted(grid.shape)[1] < _FEWEST_VOXELS <= sorted(fixed.shape)[1]:
+        raise InputError(
+            f"a working spacing of {spacing_mm:g} mm leaves {' x '.join(map(str, grid.shape))} "
+            f"voxels, expected at least {_FEWEST_VOXELS} along two axes"
+        )
+    return grid
 
 
 def bounding_box_overlap(a: Grid, b: Grid) -> bool:
@@ -65,7 +112,7 @@ def bounding_box_overlap(a: Grid, b: Grid) -> bool:
     to each other this can say yes where only their edges pass by, but never no where they meet.
     """
     for one, other in ((a, b), (b, a)):
-        corners = _map(np.linalg.inv(one.affine) @ other.affine, _corners(other))
+        corners = apply_affine(np.linalg.inv(one.affine) @ other.affine, _corners(other))
         if np.any(corners.max(axis=0) <= -0.5) or np.any(
             corners.min(axis=0) >= np.asarray(one.shape) - 0.5
         ):
@@ -76,7 +123,3 @@ def bounding_box_overlap(a: Grid, b: Grid) -> bool:
 def _corners(grid: Grid) -> np.ndarray:
     """The eight outer corners ``(8, 3)`` in voxel indices."""
     return np.array(list(itertools.product(*((-0.5, n - 0.5) for n in grid.shape))))
-
-
-def _map(affine: np.ndarray, points: np.ndarray) -> np.ndarray:
-    return points @ affine[:3, :3].T + affine[:3, 3]

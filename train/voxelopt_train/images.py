@@ -6,12 +6,9 @@ World coordinates are RAS millimetres, as nibabel gives them (sform before qform
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
-from uuid import uuid4
 
 import numpy as np
 import torch
@@ -23,6 +20,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from voxelopt_train.errors import InputError
+from voxelopt_train.files import atomic_output
 from voxelopt_train.grids import Grid
 
 ImageLike = str | Path | SpatialImage | tuple[ArrayLike, ArrayLike]
@@ -178,24 +176,6 @@ def _as_labels(array: np.ndarray, name: str) -> np.ndarray:
     if array.max() > largest or array.min() < -largest:
         raise InputError(f"{name}: labels must lie within +-{largest}")
     return np.array(array, dtype=np.int32, order="C")
-
-
-@contextmanager
-def atomic_output(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` to write to; it becomes ``path`` if all went well.
-
-    Raises:
-        InputError: the file cannot be written; nothing is left behind.
-    """
-    temporary = path.with_name(f".{uuid4().hex[:8]}.{path.name}")  # keeps the suffix
-    try:
-        yield temporary
-        temporary.replace(path)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
 
 
 def write_nifti(

@@ -14,7 +14,7 @@ from scipy.io import loadmat, savemat
 from scipy.spatial.transform import Rotation
 
 from voxelopt_train.errors import InputError
-from voxelopt_train.images import atomic_output
+from voxelopt_train.files import atomic_output
 
 _HEADER = "#Insight Transform File V1.0"
 _PARAMETERS = {  # number of parameters of each type that is read

@@ -55,9 +55,10 @@ def warp_label_maps(
     fixed: Image, moving: Image, before: list[AffineTransform], transforms: list[Transform]
 ) -> LabelMaps:
     """Resample the moving labels onto the fixed grid as they lie, initially aligned and warped."""
+    unaligned = resample(moving, fixed.grid, mode="nearest")
     return LabelMaps(
         fixed=fixed,
-        moving=resample(moving, fixed.grid, mode="nearest"),
-        aligned=resample(moving, fixed.grid, before, mode="nearest"),
+        moving=unaligned,
+        aligned=resample(moving, fixed.grid, before, mode="nearest") if before else unaligned,
         warped=resample(moving, fixed.grid, transforms, mode="nearest"),
     )

@@ -13,8 +13,8 @@ Two protocols, which differ in what they do with labels that are missing somewhe
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -23,6 +23,7 @@ from torch import Tensor
 
 from voxelopt_layers import jacobian_determinant
 from voxelopt_train.errors import InputError
+from voxelopt_train.files import plain
 from voxelopt_train.label_metrics import Protocol, dice_per_label, hd95_per_label
 
 LabelMap = Tensor | np.ndarray
@@ -60,13 +61,7 @@ class Evaluation:
 
     def as_dict(self) -> dict[str, Any]:
         """The same for JSON, which knows neither NaN nor infinity: both become None."""
-
-        def plain(value: Any) -> Any:
-            if isinstance(value, Mapping):
-                return {str(key): plain(item) for key, item in value.items()}
-            return None if isinstance(value, float) and not math.isfinite(value) else value
-
-        return plain(asdict(self))
+        return plain(self)
 
 
 def evaluate(

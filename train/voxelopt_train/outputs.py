@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from voxelopt_layers import jacobian_determinant
 from voxelopt_train.errors import InputError
+from voxelopt_train.files import all_or_none
 from voxelopt_train.images import Image, write_nifti
 from voxelopt_train.picture import registration_picture
 from voxelopt_train.registration import Registration
@@ -49,62 +47,10 @@ def split_prefix(prefix: str) -> tuple[Path, str]:
     return Path(prefix).parent, Path(prefix).name
 
 
-def check_writable(folder: Path) -> None:
-    """Raise InputError unless files can be written to ``folder``, made if need be; makes nothing.
-
-    For the start of a long command, before time is spent on what could not be kept.
-    """
-    existing = _nearest_existing(folder)
-    if not existing.is_dir():
-        raise InputError(f"the output folder {folder} cannot be made: {existing} is a file")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise InputError(f"the output folder {folder} cannot be written: no permission")
-
-
-def check_kept(inputs: Iterable[object], outputs: Iterable[Path]) -> None:
-    """Raise InputError where a result would take the place of one of the files it is made from."""
-    targets = {path.resolve() for path in outputs}
-    for path in inputs:
-        if isinstance(path, str | Path) and Path(path).resolve() in targets:
-            raise InputError(f"{path} would be overwritten by a result, choose another --output")
-
-
 def output_paths(prefix: str) -> list[Path]:
     """All files that a registration with this prefix may write, or remove as outdated."""
     folder, start = split_prefix(prefix)
     return [folder / f"{start}{name}" for name in _NAMES]
-
-
-@contextmanager
-def all_or_none(folder: Path) -> Iterator[Path]:
-    """A temporary folder, whose files move to ``folder`` together once all are complete.
-
-    It lies in the nearest folder that exists: a failure leaves not even an empty ``folder``.
-    """
-    try:
-        with TemporaryDirectory(dir=_nearest_existing(folder), prefix=".voxelopt-") as temporary:
-            try:
-                yield Path(temporary)
-            except InputError as error:  # of the place that the user knows
-                message = str(error).replace(str(Path(temporary)), str(folder))
-                raise InputError(message) from error
-            targets = {path: folder / path.name for path in Path(temporary).iterdir()}
-            for target in targets.values():
-                if target.is_dir():  # would stop the moves half-way
-                    raise InputError(f"{target} cannot be written: there is a folder of this name")
-            folder.mkdir(parents=True, exist_ok=True)
-            for path, target in targets.items():
-                path.replace(target)
-    except OSError as error:
-        raise InputError(
-            f"the results cannot be written to {folder}: {error.strerror or error}"
-        ) from error
-
-
-def _nearest_existing(folder: Path) -> Path:
-    while not folder.exists():
-        folder = folder.parent
-    return folder
 
 
 def save(

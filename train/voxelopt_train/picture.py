@@ -21,7 +21,8 @@ from torch import Tensor
 
 from voxelopt_layers.displacement import resize
 from voxelopt_train.errors import InputError
-from voxelopt_train.images import Image, atomic_output
+from voxelopt_train.files import atomic_output
+from voxelopt_train.images import Image
 from voxelopt_train.picture_panels import (
     LENGTH_COLORS,
     PLANES,

@@ -8,10 +8,9 @@ image's grid, and the moving image's own voxels are resampled once.
 from __future__ import annotations
 
 import copy
-import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -22,7 +21,7 @@ from voxelopt_layers.displacement import resize
 from voxelopt_models import MINDSSC, RawIntensity, RegistrationNet
 from voxelopt_train.alignment import initial_alignment
 from voxelopt_train.errors import InputError
-from voxelopt_train.grids import Grid, bounding_box_overlap, isotropic_grid
+from voxelopt_train.grids import Grid, bounding_box_overlap, working_grid
 from voxelopt_train.images import Image, ImageLike, read_image
 from voxelopt_train.label_maps import LabelMaps, read_label_pair, warp_label_maps
 from voxelopt_train.resampling import resample
@@ -35,8 +34,6 @@ from voxelopt_train.transforms import (
 )
 
 ENCODERS = ("mind", "raw")
-_MOST_VOXELS = 2**31  # beyond any memory: the spacing is a slip
-_FEWEST_VOXELS = 4  # along an axis: the layer's pyramid ends there
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +90,8 @@ def register(
         spacing_mm: work on an isotropic grid of this voxel size; None: on the fixed grid.
         initial: ``"none"``, ``"center-of-mass"``, ``"affine"`` (needs SimpleITK) or the file of
             an ITK linear transform; maps the fixed world to the moving world.
-        window: intensities outside these two values are cut off first, for CT in HU.
+        window: intensities outside these two values are cut off before any encoder sees them, for
+            CT in HU; the initial alignment and the warped image keep them.
         fixed_labels: labels on the grid of ``fixed``.
         moving_labels: labels on the grid of ``moving``; resampled along, never used to register.
         device: where the layer runs.
@@ -110,9 +108,10 @@ def register(
         raise InputError(f"the window must go from low to high, got {window[0]:g} {window[1]:g}")
     report("reading the images")
     fixed_image, moving_image = read_image(fixed, "fixed image"), read_image(moving, "moving image")
-    _check_pair(fixed_image, moving_image, window)
+    matched = _cut_off(fixed_image, window), _cut_off(moving_image, window)
+    _check_pair(*matched, window)
     label_images = read_label_pair(fixed_labels, moving_labels, fixed_image, moving_image)
-    grid = _working_grid(fixed_image.grid, spacing_mm)
+    grid = working_grid(fixed_image.grid, spacing_mm)
     net = RegistrationNet(_encoder(encoder, window), layer)
     net = copy.deepcopy(net).to(device).eval()  # the caller's modules stay as they are
     report("initial alignment")
@@ -121,8 +120,10 @@ def register(
     _check_overlap(fixed_image, moving_image, alignment)
     background = float(moving_image.data.min())
 
+    report("features")
+    images, masks = _on_working_grid(*matched, before, grid, device)
     start = time.perf_counter()
-    u, inverse, entropy = _solve(fixed_image, moving_image, before, grid, net, device, report)
+    u, inverse, entropy = _solve(net, images, masks, report)
     seconds = time.perf_counter() - start
 
     report("resampling")
@@ -143,41 +144,45 @@ def register(
     )
 
 
-def _solve(
+def _on_working_grid(
     fixed: Image,
     moving: Image,
     before: list[AffineTransform],
     grid: Grid,
-    net: RegistrationNet,
     device: str | torch.device,
-    report: Callable[[str], None],
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Displacement, inverse (voxels of ``grid``) and entropy, all on ``grid``, on the CPU."""
+) -> tuple[list[Tensor], dict[str, Tensor]]:
+    """Both images ``(1, 1, *shape)`` on ``grid``, and the masks of those that do not fill it."""
 
     def volume(image: Image) -> Tensor:
         return image.data[None, None].to(device)
 
-    report("features")
-    on_grid = [
+    images, masks = [], {}
+    for name, image, transforms in (("fixed", fixed, []), ("moving", moving, before)):
         # Beyond its field of view an image continues: any other value would make an edge there.
-        resample(image, grid, transforms, fill=None, antialias=True)
-        for image, transforms in ((fixed, []), (moving, before))
-    ]
-    levels = net.layer.levels
+        images.append(volume(resample(image, grid, transforms, fill=None, antialias=True)))
+        mask = _field_of_view(image, grid, transforms)
+        if not mask.data.all():
+            masks[f"{name}_mask"] = volume(mask)
+    return images, masks
+
+
+def _solve(
+    net: RegistrationNet,
+    images: list[Tensor],
+    masks: dict[str, Tensor],
+    report: Callable[[str], None],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Displacement, inverse (voxels) and entropy on the grid of ``images``, on the CPU."""
+    shape, levels = images[0].shape[2:], net.layer.levels
     names = [f"level {n + 1} of {levels}" for n in range(levels)] + ["composing"]
     with torch.no_grad():
-        features = net.features(*map(volume, on_grid))
-        masks = {}
-        for name, image, transforms in (("fixed", fixed, []), ("moving", moving, before)):
-            mask = _field_of_view(image, grid, transforms)
-            if not mask.data.all():
-                masks[f"{name}_mask"] = volume(mask)
+        features = net.features(*images)
         report(names[0])
         solution = net.solve_features(
-            *features, grid.shape, **masks, progress=lambda done: report(names[done])
+            *features, shape, **masks, progress=lambda done: report(names[done])
         )
     assert solution.inverse is not None
-    entropy = resize(solution.entropy[-1], grid.shape)  # an encoder may have a stride
+    entropy = resize(solution.entropy[-1], shape)  # an encoder may have a stride
     return solution.displacement.cpu(), solution.inverse.cpu(), entropy.cpu()
 
 
@@ -198,39 +203,25 @@ def _on_grid(field: DisplacementField, grid: Grid) -> DisplacementField:
     return DisplacementField(torch.stack(components)[None], grid)
 
 
-def _working_grid(fixed: Grid, spacing_mm: float | None) -> Grid:
-    if spacing_mm is None:
-        return fixed
-    if not 0 < spacing_mm < math.inf:
-        raise InputError(f"the working spacing must be above 0 mm, got {spacing_mm:g}")
-    extent = zip(fixed.shape, fixed.spacing, strict=True)
-    voxels = math.prod(n * mm / spacing_mm for n, mm in extent)
-    if voxels > _MOST_VOXELS:
-        raise InputError(f"a working spacing of {spacing_mm:g} mm makes {voxels:.0e} voxels")
-    grid = isotropic_grid(fixed, spacing_mm)
-    if sorted(grid.shape)[1] < _FEWEST_VOXELS <= sorted(fixed.shape)[1]:
-        raise InputError(
-            f"a working spacing of {spacing_mm:g} mm leaves {' x '.join(map(str, grid.shape))} "
-            f"voxels, expected at least {_FEWEST_VOXELS} along two axes"
-        )
-    return grid
-
-
 def _encoder(encoder: nn.Module | str, window: tuple[float, float] | None) -> nn.Module:
     if isinstance(encoder, nn.Module):
         return encoder
     if encoder == "mind":
-        return MINDSSC(window=window)
+        return MINDSSC()
     if encoder == "raw":
         return RawIntensity(window=window)
     raise InputError(f"features must be one of {', '.join(ENCODERS)}, got {encoder}")
 
 
+def _cut_off(image: Image, window: tuple[float, float] | None) -> Image:
+    # On the image's own grid: resampled first, what lies far outside would bleed into the window.
+    return image if window is None else replace(image, data=image.data.clamp(*window))
+
+
 def _check_pair(fixed: Image, moving: Image, window: tuple[float, float] | None) -> None:
     """Raise InputError for what can be read and yet has nothing to register."""
     for image in (fixed, moving):
-        values = image.data if window is None else image.data.clamp(*window)
-        if values.min() == values.max():
+        if image.data.min() == image.data.max():
             place = "" if window is None else f" within the window {window[0]:g} {window[1]:g}"
             raise InputError(f"{image.name}: all voxels are equal{place}, nothing can be matched")
     slices = [1 in image.grid.shape for image in (fixed, moving)]

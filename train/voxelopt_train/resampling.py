@@ -40,8 +40,12 @@ def resample(
         antialias: smooth ``image`` first where the voxels of ``grid`` are larger (``"linear"``).
 
     Returns:
-        Image on ``grid``: float32 for ``"linear"``, else in the dtype of ``image``.
+        Image on ``grid``: float32 for ``"linear"``, else in the dtype of ``image``. It shares no
+        memory with ``image``.
     """
+    if grid is image.grid and not transforms:  # every voxel onto itself
+        dtype = torch.float32 if mode == "linear" else image.data.dtype
+        return Image(image.data.to(dtype, copy=True), grid, image.name)
     to_voxels = AffineTransform(np.linalg.inv(image.grid.affine))
     stages = _fold((AffineTransform(grid.affine), *transforms, to_voxels))
     data = image.data

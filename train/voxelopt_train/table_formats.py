@@ -7,13 +7,13 @@ import io
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from voxelopt_train.outputs import all_or_none
+from voxelopt_train.files import all_or_none, plain
 
 
 class Display(NamedTuple):
@@ -62,15 +62,6 @@ def statistics_of(columns: Mapping[str, Iterable[float]]) -> dict[str, Statistic
             mean, std, low, high = (float(f(x)) for f in (np.mean, np.std, np.min, np.max))
             statistics[name] = Statistics(mean, std, low, high, x.size)
     return statistics
-
-
-def plain(value: Any) -> Any:
-    """The same for JSON, which knows neither NaN nor infinity: both become None."""
-    if isinstance(value, Statistics):
-        return asdict(value)
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

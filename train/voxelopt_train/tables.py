@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from voxelopt_train.errors import InputError
+from voxelopt_train.files import plain
 from voxelopt_train.label_metrics import Protocol
 from voxelopt_train.table_formats import (
     MEASURES,
     Statistics,
     csv_text,
     markdown_text,
-    plain,
     statistics_of,
     write_table,
 )

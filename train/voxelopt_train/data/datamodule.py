@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from monai.data.dataset import CacheDataset
 
+from voxelopt_models import RawIntensity
 from voxelopt_train.data.augmentation import AugmentationChoice
 from voxelopt_train.data.dataset import PreparedSubjects, Volumes
 from voxelopt_train.data.keypoints import read_keypoints
@@ -16,9 +17,8 @@ from voxelopt_train.data.manifest import read_manifest
 from voxelopt_train.data.pair_module import PairModule
 from voxelopt_train.data.subjects import SPLITS, Cohort, Split, Subject, ordered_pairs
 from voxelopt_train.errors import InputError
-from voxelopt_train.phantom import ORGANS, abdomen
+from voxelopt_train.phantom import CT_WINDOW, ORGANS, abdomen
 
-_CT_WINDOW = (-800.0, 500.0)
 _PATIENTS = 1000  # phantom patients that belong to one seed
 
 
@@ -37,6 +37,7 @@ class PairDataModule(PairModule):
         cache_rate: share of the subjects that are kept in memory.
         seed: of the training order and of the augmentation.
         predict_split: which pairs `predict` is for.
+        label_names: names of the labels, for tables.
 
     Raises:
         InputError: the manifest cannot be used, or what it says does not fit the other arguments.
@@ -52,6 +53,7 @@ class PairDataModule(PairModule):
         cache_rate: float = 1.0,
         seed: int = 0,
         predict_split: Split = "test",
+        label_names: dict[int, str] | None = None,
     ) -> None:
         manifest = read_manifest(data)
         cohort = manifest.cohort
@@ -67,6 +69,7 @@ class PairDataModule(PairModule):
             predict_split=predict_split,
         )
         self.cache_rate = cache_rate
+        self.label_names = label_names or {}
         if features is not None:
             if self.augmentation is not None:
                 raise InputError("precomputed features do not follow an augmentation: choose one")
@@ -95,6 +98,8 @@ class PhantomDataModule(PairModule):
         num_workers: processes that load and augment.
         predict_split: which pairs `predict` is for.
     """
+
+    label_names = ORGANS
 
     def __init__(
         self,
@@ -129,10 +134,9 @@ class PhantomDataModule(PairModule):
     def _patient(self, name: str) -> Volumes:
         patient = int(name.removeprefix("phantom"))
         image, labels = abdomen(patient, self.shape, self.spacing_mm)
-        low, high = _CT_WINDOW
         return {
             "name": name,
-            "image": ((image.data - low) / (high - low)).clamp(0, 1)[None],
+            "image": RawIntensity(CT_WINDOW)(image.data[None, None])[0],
             "affine": torch.from_numpy(image.grid.affine),
             "labels": labels.data[None].byte(),
         }

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from voxelopt_train.errors import InputError
-from voxelopt_train.images import atomic_output
+from voxelopt_train.files import atomic_output
 
 
 def read_keypoints(path: Path, shape: tuple[int, int, int] | None = None) -> np.ndarray:

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from voxelopt_train.data.pair_table import read_json
-from voxelopt_train.data.subjects import Cohort, Pair, Split, Subject, ordered_pairs, paper_splits
+from voxelopt_train.data.subjects import (
+    Cohort,
+    Pair,
+    Split,
+    Subject,
+    check_unique,
+    ordered_pairs,
+    paper_splits,
+)
 from voxelopt_train.errors import InputError
 
 
@@ -27,21 +36,22 @@ def read_learn2reg(path: Path) -> Cohort:
         path: ``TASK_dataset.json``.
 
     Raises:
-        InputError: the file cannot be read or has no list of training images.
+        InputError: the file cannot be read, has no list of training images, or two of the same
+            name.
     """
     content = read_json(path)
     try:
-        entries = list(content["training"])
         pairs = {
-            key: [(pair["fixed"], pair["moving"]) for pair in content.get(key, [])]
+            key: [(Path(pair["fixed"]), Path(pair["moving"])) for pair in content.get(key, [])]
             for key in ("training_paired_images", "registration_val")
         }
-        files = {entry["image"]: entry for entry in entries}
+        files = {Path(entry["image"]): entry for entry in content["training"]}
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{path}: expected a Learn2Reg dataset with lists of training images and pairs"
         ) from error
-    for image in [name for listed in pairs.values() for pair in listed for name in pair]:
+    training = list(files)
+    for image in [image for listed in pairs.values() for pair in listed for image in pair]:
         files.setdefault(image, {"image": image})
     names = _names(files)
     subjects = {names[image]: _subject(names[image], path, files[image]) for image in files}
@@ -57,9 +67,7 @@ def read_learn2reg(path: Path) -> Cohort:
     if content.get("pairings") == "paired":
         train = [p for p in named("training_paired_images") if not held_out & set(p)]
     else:
-        train = ordered_pairs(
-            names[e["image"]] for e in entries if names[e["image"]] not in held_out
-        )
+        train = ordered_pairs(names[image] for image in training if names[image] not in held_out)
     result: dict[Split, list[Pair]] = {"train": train, "validation": validation}
     return Cohort(subjects, result)
 
@@ -74,12 +82,13 @@ def _subject(name: str, path: Path, entry: dict[str, Any]) -> Subject:
     return Subject(name, image, labels, keypoints)
 
 
-def _names(images: dict[str, Any]) -> dict[str, str]:
+def _names(images: Iterable[Path]) -> dict[Path, str]:
     """Names of subjects: ``0001`` of ``AbdomenCTCT_0001_0000.nii.gz``.
 
     The last number is the modality, or the time; it stays where there are several.
     """
-    names = {image: Path(image).name.removesuffix(".nii.gz").partition("_")[2] for image in images}
+    names = {image: image.name.removesuffix(".nii.gz").partition("_")[2] for image in images}
     if all(name.endswith("_0000") for name in names.values()):
         names = {image: name.removesuffix("_0000") for image, name in names.items()}
+    check_unique(names)
     return names

@@ -10,7 +10,7 @@ from typing import Any
 from voxelopt_train.data.pair_table import read_json
 from voxelopt_train.data.subjects import SPLITS, Cohort, Pair, Split, Subject, ordered_pairs
 from voxelopt_train.errors import InputError
-from voxelopt_train.images import atomic_output
+from voxelopt_train.files import atomic_output
 
 NAME = "manifest.json"
 _VERSION = 1

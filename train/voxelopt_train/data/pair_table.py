@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from voxelopt_train.data.subjects import SPLITS, Cohort, Subject
+from voxelopt_train.data.subjects import SPLITS, Cohort, Subject, check_unique
 from voxelopt_train.errors import InputError
 
 _FILES = ("labels", "keypoints")
@@ -69,13 +69,18 @@ def read_json(path: Path) -> Any:
 
 
 def subject_names(images: Iterable[Path]) -> dict[Path, str]:
-    """A unique name for each file: its stem, else its path below the folder that all share."""
+    """A unique name for each file: its stem, else its path below the folder that all share.
+
+    Raises:
+        InputError: two files come to one name all the same.
+    """
     images = list(images)
     names = {image: image.name.split(".nii")[0] for image in images}
     if len(set(names.values())) < len(names):
         root = os.path.commonpath([image.parent for image in images])
         below = {image: image.relative_to(root).as_posix() for image in images}
         names = {image: path.split(".nii")[0].replace("/", "_") for image, path in below.items()}
+    check_unique(names)
     return names
 
 

@@ -9,16 +9,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from nibabel.affines import apply_affine
 from nibabel.orientations import io_orientation
 
+from voxelopt_models import RawIntensity
 from voxelopt_train.alignment import center_of_mass
 from voxelopt_train.data.keypoints import read_keypoints, write_keypoints
 from voxelopt_train.data.manifest import NAME, Manifest, write_manifest
 from voxelopt_train.data.subjects import Cohort, Subject
 from voxelopt_train.errors import InputError
+from voxelopt_train.files import atomic_output, check_writable
 from voxelopt_train.grids import Grid
-from voxelopt_train.images import Image, atomic_output, read_image, write_nifti
-from voxelopt_train.outputs import check_writable
+from voxelopt_train.images import Image, read_image, write_nifti
 from voxelopt_train.resampling import resample
 
 Center = Literal["volume", "mass"]
@@ -142,12 +144,10 @@ def prepared_grid(
         center_mm: world point in the middle of the new grid, RAS mm.
     """
     directions = grid.affine[:3, :3] / grid.spacing
-    affine = np.eye(4)
+    steps = np.empty((3, 3))
     for axis, (ras_axis, sense) in enumerate(io_orientation(grid.affine)):
-        affine[:3, int(ras_axis)] = sense * directions[:, axis] * spacing_mm
-    affine[:3, 3] = center_mm - affine[:3, :3] @ ((np.asarray(shape) - 1) / 2)
-    nx, ny, nz = shape
-    return Grid((nx, ny, nz), affine)
+        steps[:, int(ras_axis)] = sense * directions[:, axis] * spacing_mm
+    return Grid.around(center_mm, shape, steps)
 
 
 def _prepare_subject(subject: Subject, target: Subject, settings: Settings) -> dict[str, Any]:
@@ -155,22 +155,18 @@ def _prepare_subject(subject: Subject, target: Subject, settings: Settings) -> d
     image = _scaled(read_image(subject.image, f"image of subject {subject.name}"), settings.window)
     labels = None if subject.labels is None else _read_labels(subject.labels, image.grid)
     points = subject.keypoints and read_keypoints(subject.keypoints, image.grid.shape)
-    if settings.center == "mass":
-        center = center_of_mass(image)
-    else:
-        middle = (np.asarray(image.grid.shape) - 1) / 2
-        center = image.grid.affine[:3, :3] @ middle + image.grid.affine[:3, 3]
+    center = center_of_mass(image) if settings.center == "mass" else image.grid.center
     grid = prepared_grid(image.grid, settings.spacing_mm, settings.shape, center)
     write_nifti(target.image, resample(image, grid, antialias=True).data, grid.affine)
     to_prepared = np.linalg.inv(grid.affine) @ image.grid.affine
     if target.keypoints is not None:
         assert isinstance(points, np.ndarray)
-        write_keypoints(target.keypoints, _map(to_prepared, points))
+        write_keypoints(target.keypoints, apply_affine(to_prepared, points))
     if labels is None or target.labels is None:
         return {"labels": None}
     on_grid = resample(labels, grid, mode="nearest").data.numpy().astype(np.uint8)
     write_nifti(target.labels, on_grid, grid.affine)
-    at = _map(to_prepared, np.argwhere(labels.data.numpy() > 0))
+    at = apply_affine(to_prepared, np.argwhere(labels.data.numpy() > 0))
     outside = ((at < -0.5) | (at > np.asarray(settings.shape) - 0.5)).any(axis=1)
     present = np.unique(labels.data.numpy()).tolist()
     return {
@@ -186,7 +182,8 @@ def _scaled(image: Image, window: tuple[float, float] | None) -> Image:
     low, high = window or np.percentile(image.data.numpy(), _PERCENTILES).tolist()
     if not low < high:
         raise InputError(f"{image.name}: nearly all voxels are {low:g}, there is nothing to see")
-    return Image(((image.data - low) / (high - low)).clamp(0, 1), image.grid, image.name)
+    scaled = RawIntensity((low, high))(image.data[None, None])[0, 0]
+    return Image(scaled, image.grid, image.name)
 
 
 def _read_labels(path: Path, grid: Grid) -> Image:
@@ -243,7 +240,3 @@ def _notes(records: dict[str, dict[str, Any]], labels: list[int]) -> list[str]:
             share = 100 * record["outside"]
             notes.append(f"subject {name}: {share:.0f} % of what is labelled is outside the grid")
     return notes
-
-
-def _map(affine: np.ndarray, points: np.ndarray) -> np.ndarray:
-    return points @ affine[:3, :3].T + affine[:3, 3]

@@ -61,6 +61,15 @@ class Cohort:
         return list(dict.fromkeys(itertools.chain.from_iterable(self.pairs.get(split, []))))
 
 
+def check_unique(names: Mapping[Path, str]) -> None:
+    """Raise InputError where the names of subjects, by image file, would make two files one."""
+    files: dict[str, Path] = {}
+    for file, name in names.items():
+        if name in files:
+            raise InputError(f"{files[name]} and {file} would both be subject {name}: rename one")
+        files[name] = file
+
+
 def ordered_pairs(names: Iterable[str]) -> list[Pair]:
     """Every subject with every other one, in both directions."""
     return list(itertools.permutations(names, 2))

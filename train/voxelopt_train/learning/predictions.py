@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from voxelopt_layers.displacement import identity_coordinates
 from voxelopt_train.grids import Grid
-from voxelopt_train.transforms import DisplacementField, write_displacement_field
+from voxelopt_train.transforms import DisplacementField, map_points, write_displacement_field
 
 
 def missing(folder: Path, batch: dict[str, Any]) -> dict[int, Path]:
@@ -38,17 +37,13 @@ def write_warp(path: Path, displacement: Tensor, batch: dict[str, Any], number: 
     Raises:
         InputError: the file cannot be written.
     """
-    fixed, moving = (batch[f"{x}_affine"][number].double().cpu() for x in ("fixed", "moving"))
+    fixed, moving = (
+        batch[f"{x}_affine"][number].double().cpu().numpy() for x in ("fixed", "moving")
+    )
     u = displacement.double().cpu()
     start = identity_coordinates(u).double()
-    target_mm, start_mm = _map(moving, start + u), _map(fixed, start)
+    target_mm, start_mm = map_points(moving, start + u), map_points(fixed, start)
     nx, ny, nz = u.shape[2:]
-    field = DisplacementField((target_mm - start_mm).float(), Grid((nx, ny, nz), fixed.numpy()))
+    field = DisplacementField((target_mm - start_mm).float(), Grid((nx, ny, nz), fixed))
     path.parent.mkdir(parents=True, exist_ok=True)
     write_displacement_field(path, field)
-
-
-def _map(affine: Tensor, points: Tensor) -> Tensor:
-    """World points, RAS mm, of voxel coordinates ``(1, 3, *spatial)``."""
-    moved = torch.einsum("ij,bj...->bi...", affine[:3, :3], points)
-    return moved + affine[:3, 3].reshape(1, 3, 1, 1, 1)

@@ -1,6 +1,6 @@
 """Synthetic abdominal CT of different "patients" with 13 organs: data that needs no download."""
 
-from voxelopt_train.phantom.organs import ORGANS
+from voxelopt_train.phantom.organs import CT_WINDOW, ORGANS
 from voxelopt_train.phantom.patients import (
     Pair,
     abdomen,
@@ -9,4 +9,12 @@ from voxelopt_train.phantom.patients import (
     random_displacement,
 )
 
-__all__ = ["ORGANS", "Pair", "abdomen", "deformed_pair", "phantom_pair", "random_displacement"]
+__all__ = [
+    "CT_WINDOW",
+    "ORGANS",
+    "Pair",
+    "abdomen",
+    "deformed_pair",
+    "phantom_pair",
+    "random_displacement",
+]

@@ -28,6 +28,7 @@ ORGANS = {
     12: "right adrenal gland",
     13: "left adrenal gland",
 }
+CT_WINDOW = (-800.0, 500.0)  # HU: bone and air beyond say nothing about organs
 _VENOUS_HU, _ARTERIAL_HU = 155.0, 165.0
 
 

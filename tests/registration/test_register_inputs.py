@@ -1,0 +1,118 @@
+"""`register`: what it takes, in which forms, what it leaves alone and what it refuses."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from nibabel.nifti1 import Nifti1Image
+
+from placing import (
+    WINDOW,
+    label_sources,
+    source,
+    sources,
+)
+from voxelopt_layers import VoxelOptLayer
+from voxelopt_train import InputError, register, registration
+from voxelopt_train.resampling import resample
+
+
+@pytest.mark.parametrize("encoder", ["mind", "raw", torch.nn.Identity()])
+def test_what_lies_outside_the_window_is_not_seen(pair, encoder):
+    """Metal is as bright as the window ends, also where a voxel is made of several."""
+    (bone, affine), moving = sources(pair)
+    metal, bright = bone.copy(), bone.copy()
+    part = slice(18, 21), slice(14, 17), slice(16, 19)
+    metal[part], bright[part] = 30000, WINDOW[1]
+    settings = {"encoder": encoder, "spacing_mm": 12.0, "window": WINDOW}
+    a, b = (register((x, affine), moving, **settings).displacement for x in (metal, bright))
+    assert a.any() and torch.equal(a, b)
+
+
+def test_files_nibabel_images_and_arrays_give_the_same(tmp_path, pair, plain):
+    volumes: dict[str, Any] = {}
+    for name in ("fixed", "moving", "fixed_labels", "moving_labels"):
+        volumes[name] = Nifti1Image(*source(getattr(pair, name)))
+        volumes[name].to_filename(tmp_path / f"{name}.nii.gz")
+    paths: dict[str, Any] = {name: str(tmp_path / f"{name}.nii.gz") for name in volumes}
+    for kinds in (paths, volumes):
+        result = register(**kinds, window=WINDOW)
+        assert torch.equal(result.field.displacement_mm, plain.field.displacement_mm)
+        assert torch.equal(result.warped.data, plain.warped.data)
+        assert result.labels is not None and plain.labels is not None
+        assert torch.equal(result.labels.warped.data, plain.labels.warped.data)
+
+
+def test_registering_leaves_its_inputs_alone(pair):
+    fixed, moving = (array.copy() for array, _ in sources(pair))
+    register((fixed, pair.fixed.grid.affine), (moving, pair.moving.grid.affine))
+    np.testing.assert_array_equal(fixed, pair.fixed.data)
+    np.testing.assert_array_equal(moving, pair.moving.data)
+
+
+def test_layer_encoder_and_progress_are_used(pair):
+    class Constant(torch.nn.Module):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return torch.zeros_like(image)
+
+    stages: list[str] = []
+    layer = VoxelOptLayer(levels=2)
+    result = register(*sources(pair), encoder=Constant(), layer=layer, progress=stages.append)
+    assert not result.displacement.any()  # equal costs everywhere: nothing moves
+    assert torch.equal(result.warped.data, result.aligned.data)
+    assert stages == [
+        "reading the images", "initial alignment", "features", "level 1 of 2", "level 2 of 2",
+        "composing", "resampling",
+    ]  # fmt: skip
+    assert result.labels is None and result.seconds > 0
+
+
+def test_seconds_are_those_of_features_and_layer(monkeypatch, pair):
+    resampled = []
+
+    def noted(*arguments: Any, **settings: Any):
+        resampled.append(arguments)
+        return resample(*arguments, **settings)
+
+    monkeypatch.setattr(registration, "resample", noted)
+    clock = SimpleNamespace(perf_counter=lambda: len(resampled))
+    monkeypatch.setattr(registration, "time", clock)
+    assert register(*sources(pair)).seconds == 0 and resampled
+
+
+def test_labels_are_refused_where_they_do_not_fit(pair):
+    fixed, moving = sources(pair)
+    labels = label_sources(pair)
+    array, affine = labels["moving_labels"]
+    with pytest.raises(InputError, match="both the fixed and the moving"):
+        register(fixed, moving, fixed_labels=labels["fixed_labels"])
+    other = {"shape": (array[1:], affine), "affine": (array, affine @ np.diag([1, 1, 1.1, 1]))}
+    for wrong in other.values():
+        with pytest.raises(InputError, match="moving labels does not lie on the grid of moving"):
+            register(fixed, moving, **{**labels, "moving_labels": wrong})
+    with pytest.raises(InputError, match="moving labels: labels must be 0 or above, found -1"):
+        register(fixed, moving, **{**labels, "moving_labels": (array - 1, affine)})
+    with pytest.raises(InputError, match="0 everywhere"):
+        empty = 0 * array, affine
+        register(fixed, moving, fixed_labels=empty, moving_labels=empty)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"spacing_mm": 0.0}, "above 0 mm"),
+        ({"spacing_mm": float("nan")}, "above 0 mm"),
+        ({"spacing_mm": float("inf")}, "above 0 mm"),
+        ({"spacing_mm": 1e-9}, "makes .* voxels"),
+        ({"window": (300.0, -200.0)}, "from low to high"),
+        ({"encoder": "sift"}, "one of mind, raw"),
+        ({"initial": "centre"}, "no such file"),
+    ],
+)
+def test_settings_out_of_range_are_refused(pair, settings, message):
+    with pytest.raises(InputError, match=message):
+        register(*sources(pair), **settings)

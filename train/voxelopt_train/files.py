@@ -1,0 +1,94 @@
+"""Files of results: whole or not at all, where there is room for them, in values JSON can hold."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from uuid import uuid4
+
+from voxelopt_train.errors import InputError
+
+
+def check_writable(folder: Path) -> None:
+    """Raise InputError unless files can be written to ``folder``, made if need be; makes nothing.
+
+    For the start of a long command, before time is spent on what could not be kept.
+    """
+    existing = _nearest_existing(folder)
+    if not existing.is_dir():
+        raise InputError(f"the output folder {folder} cannot be made: {existing} is a file")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise InputError(f"the output folder {folder} cannot be written: no permission")
+
+
+def check_kept(inputs: Iterable[object], outputs: Iterable[Path]) -> None:
+    """Raise InputError where a result would take the place of one of the files it is made from."""
+    targets = {path.resolve() for path in outputs}
+    for path in inputs:
+        if isinstance(path, str | Path) and Path(path).resolve() in targets:
+            raise InputError(f"{path} would be overwritten by a result, choose another --output")
+
+
+@contextmanager
+def atomic_output(path: Path) -> Iterator[Path]:
+    """A temporary path beside ``path`` to write to; it becomes ``path`` if all went well.
+
+    Raises:
+        InputError: the file cannot be written; nothing is left behind.
+    """
+    temporary = path.with_name(f".{uuid4().hex[:8]}.{path.name}")  # keeps the suffix
+    try:
+        yield temporary
+        temporary.replace(path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+@contextmanager
+def all_or_none(folder: Path) -> Iterator[Path]:
+    """A temporary folder, whose files move to ``folder`` together once all are complete.
+
+    It lies in the nearest folder that exists: a failure leaves not even an empty ``folder``.
+    """
+    try:
+        with TemporaryDirectory(dir=_nearest_existing(folder), prefix=".voxelopt-") as temporary:
+            try:
+                yield Path(temporary)
+            except InputError as error:  # of the place that the user knows
+                message = str(error).replace(str(Path(temporary)), str(folder))
+                raise InputError(message) from error
+            targets = {path: folder / path.name for path in Path(temporary).iterdir()}
+            for target in targets.values():
+                if target.is_dir():  # would stop the moves half-way
+                    raise InputError(f"{target} cannot be written: there is a folder of this name")
+            folder.mkdir(parents=True, exist_ok=True)
+            for path, target in targets.items():
+                path.replace(target)
+    except OSError as error:
+        raise InputError(
+            f"the results cannot be written to {folder}: {error.strerror or error}"
+        ) from error
+
+
+def plain(value: Any) -> Any:
+    """The same for JSON and CSV, which know neither NaN nor infinity: both become None."""
+    if is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _nearest_existing(folder: Path) -> Path:
+    while not folder.exists():
+        folder = folder.parent
+    return folder
