@@ -70,6 +70,9 @@ def test_a_batch(prepared, tmp_path):
     assert batch["spacing_mm"].tolist() == [[3.0, 3.0, 3.0]] * 2
     plain = {type(value) for value in batch.values()}
     assert plain == {Tensor, list}  # no MetaTensor, whose operators are slower
+    elsewhere = data.transfer_batch_to_device(batch, torch.device("meta"), 0)
+    assert elsewhere.keys() == batch.keys() and elsewhere["moving_labels"].is_meta
+    assert elsewhere["fixed_affine"] is batch["fixed_affine"]  # float64, unknown to MPS
 
 
 def batches(data: PairDataModule, epoch: int) -> list[dict[str, Any]]:

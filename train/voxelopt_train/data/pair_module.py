@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from lightning import LightningDataModule
@@ -79,6 +80,14 @@ class PairModule(LightningDataModule, ABC):
                     [(at[fixed], at[moving]) for fixed, moving in pairs],
                     self.spacing_mm,
                 )
+
+    def transfer_batch_to_device(
+        self, batch: Any, device: torch.device, dataloader_idx: int
+    ) -> Any:
+        """All but the affines, in float64, which are for files alone and which MPS cannot hold."""
+        affines = {key: value for key, value in batch.items() if key.endswith("_affine")}
+        rest = {key: value for key, value in batch.items() if key not in affines}
+        return {**super().transfer_batch_to_device(rest, device, dataloader_idx), **affines}
 
     def train_dataloader(self) -> DataLoader:
         """Pairs to train on, augmented, in an order given by seed and epoch alone."""
