@@ -19,7 +19,7 @@ README = (Path(__file__).parents[1] / "README.md").read_text()
 # The commands as they stand train for minutes.
 _SMALL = ["--data.init_args.shape=[24,20,24]", "--data.init_args.spacing_mm=16"]
 SHORT = {
-    "fit": [*_SMALL, "--trainer.max_epochs=1", "--trainer.limit_train_batches=1"],
+    "fit": [*_SMALL, "--trainer.max_epochs=1", "--trainer.limit_train_batches=2"],
     "predict": _SMALL,
 }
 
