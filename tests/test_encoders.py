@@ -11,6 +11,7 @@ from tiny_training import UNET
 from voxelopt_layers import VoxelOptLayer, compose, resize_displacement, warp
 from voxelopt_models import (
     MINDSSC,
+    EncoderError,
     FeatureEncoder,
     FeatureStack,
     RegistrationNet,
@@ -155,6 +156,14 @@ def test_encoder_names_what_is_wrong():
         FeatureEncoder(nn.Identity(), normalisation="tanh")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="scale must be above 0"):
         FeatureEncoder(nn.Identity(), scale=0)
+
+
+def test_an_image_that_the_network_cannot_take():
+    deep = {**UNET, "channels": [4, 4, 4, 4], "strides": [2, 2, 2]}
+    image = torch.randn(1, 1, 12, 12, 12)
+    with pytest.raises(EncoderError, match=r"cannot take an image of .*divisor, which is 1 "):
+        FeatureEncoder(monai_network("UNet", deep))(image)
+    assert FeatureEncoder(monai_network("UNet", deep), divisor=8)(image).shape[2:] == (12, 12, 12)
 
 
 # Encoders of any stride in a RegistrationNet

@@ -178,3 +178,8 @@ def test_any_module_may_be_the_network_of_a_configured_encoder(tmp_path, network
     parsed = parser.parse_string(f"encoder: {{network: {text}, trainable: false}}")
     encoder = parser.instantiate(parsed)["encoder"]
     assert encoder(torch.randn(1, 1, 8, 8, 8)).shape == (1, 5, 8, 8, 8)
+
+
+def test_arguments_that_a_network_does_not_take():
+    with pytest.raises(ValueError, match=r"UNet cannot be made of these arguments: .*out_channels"):
+        monai_network("UNet", {key: UNET[key] for key in UNET if key != "out_channels"})

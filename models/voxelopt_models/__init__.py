@@ -1,7 +1,7 @@
 """Feature encoders, and networks made of an encoder and a `VoxelOptLayer`."""
 
 from voxelopt_models.bundle import bundle_network
-from voxelopt_models.encoder import FeatureEncoder, FeatureStack
+from voxelopt_models.encoder import EncoderError, FeatureEncoder, FeatureStack
 from voxelopt_models.intensity import RawIntensity
 from voxelopt_models.mind import MINDSSC, mind_ssc
 from voxelopt_models.monai_networks import monai_network
@@ -11,6 +11,7 @@ from voxelopt_models.weights import WeightsError, load_weights
 
 __all__ = [
     "MINDSSC",
+    "EncoderError",
     "FeatureEncoder",
     "FeatureStack",
     "RawIntensity",

@@ -32,6 +32,10 @@ def normalise(features: Tensor, normalisation: Normalisation) -> Tensor:
     return features
 
 
+class EncoderError(ValueError):
+    """An image that a network cannot take, said in one sentence."""
+
+
 class FeatureEncoder(nn.Module):
     """A network whose pre-softmax maps are the features.
 
@@ -94,17 +98,18 @@ class FeatureEncoder(nn.Module):
         """The network's maps ``(B, F, *spatial)``, or coarser, as they are.
 
         Raises:
+            EncoderError: the network cannot take the image.
             ValueError: the network returns no maps, or coarser ones of an image whose sides are no
                 multiples of the divisor: these would not cover the image's extent.
         """
         shape = image.shape[2:]
         missing = [-n % self.divisor for n in shape]
         if not any(missing):
-            return _finest_map(self.network(image), image.dim())
+            return self._maps(image)
         # F.pad wants the last axis first, and before each axis comes behind it.
         pads = [pad for n in reversed(missing) for pad in (n // 2, n - n // 2)]
         padded = F.pad(image, pads, mode="replicate")
-        maps = _finest_map(self.network(padded), image.dim())
+        maps = self._maps(padded)
         if maps.shape[2:] != padded.shape[2:]:
             raise ValueError(
                 f"the network's maps are coarser than the image, whose sides {tuple(shape)} must "
@@ -113,6 +118,18 @@ class FeatureEncoder(nn.Module):
         for axis, n in enumerate(missing):
             maps = maps.narrow(2 + axis, n // 2, shape[axis])
         return maps
+
+    def _maps(self, image: Tensor) -> Tensor:
+        try:
+            return _finest_map(self.network(image), image.dim())
+        except (RuntimeError, ValueError) as error:
+            if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
+                raise
+            raise EncoderError(
+                f"the network cannot take an image of {tuple(image.shape[1:])}: {error}; sides are "
+                f"padded to multiples of the encoder's divisor, which is {self.divisor} (a U-Net "
+                "with four strides of 2 wants 16)"
+            ) from error
 
     def forward(self, image: Tensor) -> Tensor:
         """Features ``(B, F, *spatial)``, or coarser, float32 at least."""

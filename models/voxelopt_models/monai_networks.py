@@ -25,7 +25,8 @@ def monai_network(name: str, arguments: dict[str, Any] | None = None) -> nn.Modu
         arguments: keywords of its constructor.
 
     Raises:
-        ValueError: MONAI has no network of this name; which ones have names like it.
+        ValueError: MONAI has no network of this name, which ones have names like it; or it does not
+            take these arguments.
     """
     # On the first use alone: importing MONAI takes seconds.
     from monai.networks import nets
@@ -35,7 +36,13 @@ def monai_network(name: str, arguments: dict[str, Any] | None = None) -> nn.Modu
         raise ValueError(f"MONAI has no network {name!r}{_near(name, nets)}")
     accepted = inspect.signature(cls).parameters
     without = {key: value for key, value in _LAST_ACTIVATION.items() if key in accepted}
-    network = cls(**{**(arguments or {}), **without})
+    try:
+        network = cls(**{**(arguments or {}), **without})
+    except TypeError as error:
+        raise ValueError(
+            f"MONAI's {name} cannot be made of these arguments: {error} (arguments in a YAML file "
+            "take the place of all in the files before it)"
+        ) from error
     _remove_last_activation(network)
     return network
 

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from command_line import contents, names, strict_json
+from voxelopt_train.learning import training_cli
 from voxelopt_train.learning.comparison import ablations
 
 DATA = {
@@ -124,8 +126,16 @@ def test_a_training_stands_on_its_own_and_is_ablated_as_it_is(run):
     assert code == 0, err
     shutil.rmtree("seg")
     more = ["--ckpt_path", "last", "--trainer.max_epochs", "2"]
+    rate[1] = "0.02"
     assert run("fit", *options, *learned, *rate, *start, *more)[0] == 0
-    assert torch.load("runs/lr0.01/checkpoints/last.ckpt", weights_only=True)["global_step"] == 4
+    last = torch.load("runs/lr0.01/checkpoints/last.ckpt", weights_only=True)
+    assert last["global_step"] == 4 and last["optimizer_states"][0]["param_groups"][0]["lr"] == 0.02
+
+    settings = ["--config", "runs/lr0.01/config.yaml", "-o", "moved", *QUIET]
+    code, _, err = run("test", *settings)  # never what it was before the training
+    assert code == 2 and "this network is to be trained: give what it has learned" in err
+    assert run("test", *settings, "--ckpt_path", "runs/lr0.01/checkpoints/last.ckpt")[0] == 0
+    assert Path("moved/test.md").is_file()
 
     data = ["--data", "tiny.yaml"]
     assert run("compare", "runs/lr0.01", *data, "-o", "table")[0] == 0
@@ -139,6 +149,34 @@ def test_a_training_stands_on_its_own_and_is_ablated_as_it_is(run):
     assert same == pytest.approx(trained["summary"]["sd_log_jacobian"]["mean"], rel=1e-4)
     regularity = [row["sd_log_jacobian"]["mean"] for row in methods.values()]
     assert len(set(regularity)) == len(regularity)
+
+
+def test_a_prepared_folder_is_data_as_it_is(run):
+    Path("pairs.csv").write_text(
+        "fixed,moving,fixed_labels,moving_labels,split\n"
+        "fixed.nii.gz,moving.nii.gz,fixed_labels.nii.gz,moving_labels.nii.gz,test\n"
+    )
+    shape = ["--spacing", "12", "--shape", "20", "16", "20"]
+    assert run("prepare", "pairs.csv", "-o", "prepared", *shape)[0] == 0
+    code, _, err = run("compare", "raw", "mind", "--data", "prepared", "-o", "table")
+    assert code == 0, err
+    assert strict_json("table/raw/test.json")["summary"]["dice"]["mean"] > 0
+    code, _, err = run("test", "--config", "raw", "--data", "prepared", "-o", "alone", *QUIET)
+    assert code == 0, err
+    for name in ("raw", "alone"):
+        (pair,) = strict_json(f"{'table/' if name == 'raw' else ''}{name}/test.json")["pairs"]
+        assert (pair["fixed"], pair["moving"]) == ("fixed", "moving")
+
+
+def test_a_job_that_is_ended_says_so(run, monkeypatch, capsys):
+    def ended(_):
+        raise SIGTERMException
+
+    monkeypatch.setattr(training_cli, "_training_cli", ended)
+    with pytest.raises(SystemExit) as exit:
+        run("fit", "--config", "pairs.yaml", "--config", "tiny.yaml")
+    assert exit.value.code == 143
+    assert "terminated, its complete epochs are kept" in capsys.readouterr().err
 
 
 def test_ablations_cover_the_papers_second_table():
@@ -182,6 +220,11 @@ def test_ablations_cover_the_papers_second_table():
         ("test --config mind --config abdomen_ct", "voxelopt prepare makes it"),
         ("test --config mind --config tiny.yaml --ckpt_path no.ckpt", "no.ckpt"),
         ("compare mind nosuch --data tiny.yaml", "--config nosuch: expected"),
+        ("compare mind masks.yaml --data tiny.yaml", "masks.yaml registers nothing"),
+        (
+            "compare mind segmentation_features --data tiny.yaml",
+            "there is no weights file runs/segmentation/checkpoints/last.ckpt",
+        ),
         ("compare mind . --data tiny.yaml", ". is no finished training: there is no config.yaml"),
         ("compare mind mind --data tiny.yaml", "each row of a comparison must be another"),
         ("ablate", "the following arguments are required: row, data"),

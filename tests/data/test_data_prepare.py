@@ -250,3 +250,17 @@ def test_the_command_starts_without_lightning_and_monai():
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "set()"
+
+
+def test_scans_are_never_replaced(tmp_path):
+    write_subjects(tmp_path, ["01", "02"])
+    own = tmp_path / "own"
+    for path in list(tmp_path.glob("*_*.nii.gz")):
+        kind, _, name = path.name.partition("_")
+        (own / f"{kind}s").mkdir(parents=True, exist_ok=True)
+        path.rename(own / f"{kind}s" / name)
+    before = {path: path.read_bytes() for path in own.rglob("*.nii.gz")}
+    cohort = find_cohort(own, images="images/*.nii.gz", labels="labels/*.nii.gz", test="1-2")
+    with pytest.raises(InputError, match=r"images/01\.nii\.gz would be overwritten"):
+        prepare(cohort, own, SMALL)
+    assert {path: path.read_bytes() for path in own.rglob("*") if path.is_file()} == before

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from jsonargparse import ArgumentError, Namespace
 
-from voxelopt_models import WeightsError
+from voxelopt_models import EncoderError, WeightsError
 from voxelopt_train.commands import run_apply, run_demo, run_register
 from voxelopt_train.configs import find_configs
 from voxelopt_train.data.command import run_prepare
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             options = build_parser().parse_args(find_configs(arguments))
             _run(options.command, options[options.command])
-    except (InputError, WeightsError, OSError) as error:
+    except (InputError, EncoderError, WeightsError, OSError) as error:
         message = " ".join(str(error).split())
     except ArgumentError as error:
         message = _in_terms_of_options(str(error))

@@ -197,5 +197,5 @@ def _add_table_options(parser: ArgumentParser) -> None:
         type=str,
         required=True,
         metavar="FILE",
-        help="data of all rows: a YAML file, phantom or abdomen_ct",
+        help="data of all rows: a prepared folder, a YAML file, phantom or abdomen_ct",
     )

@@ -74,8 +74,11 @@ def run_prepare(options: Namespace) -> None:
         keypoints=options.keypoints,
         **{split: options[split] for split in SPLITS},
     )
-    with progress_bar(stages=len(cohort.subjects)) as stage:
-        done = prepare(cohort, options.output, settings, stage)
+    try:
+        with progress_bar(stages=len(cohort.subjects)) as stage:
+            done = prepare(cohort, options.output, settings, stage)
+    except KeyboardInterrupt as interrupt:
+        raise KeyboardInterrupt("what is done stays, the same command goes on") from interrupt
     table = Table("split", "subjects", "pairs")
     for split in SPLITS:
         table.add_row(split, str(len(cohort.names(split))), str(len(cohort.pairs.get(split, []))))

@@ -18,7 +18,7 @@ from voxelopt_train.data.keypoints import read_keypoints, write_keypoints
 from voxelopt_train.data.manifest import NAME, Manifest, write_manifest
 from voxelopt_train.data.subjects import Cohort, Subject
 from voxelopt_train.errors import InputError
-from voxelopt_train.files import atomic_output, check_writable
+from voxelopt_train.files import atomic_output, check_kept, check_writable
 from voxelopt_train.grids import Grid
 from voxelopt_train.images import Image, read_image, write_nifti
 from voxelopt_train.resampling import resample
@@ -99,6 +99,10 @@ def prepare(
     output, settings = Path(output), settings or Settings()
     check_writable(output)
     prepared = {name: _prepared(subject, output) for name, subject in cohort.subjects.items()}
+    check_kept(
+        [file for subject in cohort.subjects.values() for file in subject.files],
+        [file for subject in prepared.values() for file in subject.files],
+    )
     records, skipped = {}, []
     for name, subject in cohort.subjects.items():
         if progress is not None:

@@ -77,12 +77,30 @@ def _row_arguments(row: str) -> list[str]:
     """What Lightning's ``test`` needs to know for a recipe, or the folder of a training."""
     folder = Path(row)
     if not folder.is_dir():
-        return ["--config", str(find_config(row, "training"))]
+        config = find_config(row, "training")
+        _check_row(row, config, "weights")
+        return ["--config", str(config)]
     config, checkpoint = folder / "config.yaml", folder / "checkpoints" / "last.ckpt"
     for path in (config, checkpoint):
         if not path.is_file():
             raise InputError(f"{row} is no finished training: there is no {path}")
+    _check_row(row, config)
     return ["--config", str(config), "--ckpt_path", str(checkpoint)]
+
+
+def _check_row(row: str, config: Path, file_key: str = "") -> None:
+    """Raise InputError for what would stop the table after the rows before it."""
+    content = yaml.safe_load(config.read_text(encoding="utf-8"))
+    model = content.get("model") if isinstance(content, dict) else None
+    if not isinstance(model, dict):
+        return
+    if str(model.get("class_path")).endswith("SegmentationModule"):
+        raise InputError(f"{row} registers nothing: its features do, see segmentation_features")
+    encoder = (model.get("init_args") or {}).get("encoder")
+    settings = (encoder.get("init_args") or {}) if isinstance(encoder, dict) else {}
+    weights = settings.get(file_key)
+    if weights is not None and not Path(weights).is_file():
+        raise InputError(f"{row}: there is no weights file {weights}")
 
 
 def _as_settings(row: str) -> list[str]:
@@ -106,8 +124,8 @@ def _as_settings(row: str) -> list[str]:
     }
     return [
         *config,
-        "--ckpt_path=null",  # of a training that went on from one
         f"{_ENCODER}.init_args.weights={checkpoint}",
+        f"{_ENCODER}.init_args.trainable=false",
         f"{_LAYER}.learnable=false",
         *(f"{_LAYER}.{name}={value}" for name, value in learned.items()),
     ]
@@ -116,7 +134,7 @@ def _as_settings(row: str) -> list[str]:
 def _print_table(rows: Mapping[str, Sequence[str]], options: Namespace) -> None:
     output = Path(options.output)
     check_writable(output)
-    data = ["--config", options.data]
+    data = ["--data" if Path(options.data).is_dir() else "--config", options.data]
     tables: dict[str, ResultTable] = {}
     writes = True
     with _lightning_quiet():

@@ -37,8 +37,13 @@ NOTHING_TO_TRAIN = (
 class RegistrationModule(lightning.LightningModule):
     """Encoder and `VoxelOptLayer`, trained end to end or, where training-free, tested alone.
 
-    A batch holds ``fixed`` and ``moving`` ``(B, 1, *spatial)`` and, where the data have them,
-    ``fixed_labels``, ``moving_labels``, key points and feature maps; see `voxelopt_train.data`.
+    To be trained, a batch holds ``fixed`` and ``moving`` ``(B, 1, *spatial)`` and, where the data
+    have them, ``fixed_labels`` and ``moving_labels`` of this shape, ``fixed_features`` and
+    ``moving_features`` ``(B, F, *spatial)``; to be evaluated, ``index (B,)``, the number of the
+    pair, ``spacing_mm (B, 3)`` and, where there are, ``fixed_keypoints`` and ``moving_keypoints``
+    ``(B, N, 3)``; to be predicted, lists ``fixed_name`` and ``moving_name``, and ``fixed_affine``
+    and ``moving_affine (B, 4, 4)``. The data module has ``labels``, the numbers of the organs, and
+    ``pair_names(split)``; `voxelopt_train.data.pair_module.PairModule` has all this.
 
     ``fit`` logs every term of the loss, Dice, SDlogJ and folds, and a picture of the first
     validation pair. ``test`` writes ``test.csv``, ``test.json`` and ``test.md`` to the trainer's
@@ -103,6 +108,11 @@ class RegistrationModule(lightning.LightningModule):
             raise InputError(NOTHING_TO_TRAIN)
         return torch.optim.Adam(trained, lr=self.learning_rate)
 
+    def on_train_start(self) -> None:
+        # A training that goes on may be given another rate than the checkpoint's.
+        for group in self.trainer.optimizers[0].param_groups:
+            group["lr"] = self.learning_rate
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         if self.temperature is None:
             return
@@ -126,8 +136,20 @@ class RegistrationModule(lightning.LightningModule):
             jacobian = jacobian_determinant(solution.displacement.detach())
             logged = {**terms, "folds": (jacobian <= 0).float().mean()}
         self.log_dict({f"train/{k}": v for k, v in logged.items()}, batch_size=size)
+        self.log_dict({f"layer/{k}": v for k, v in self._settings().items()}, batch_size=size)
         self.log("train/loss_step", terms["loss"], prog_bar=True, logger=False, batch_size=size)
         return terms["loss"]
+
+    def _settings(self) -> dict[str, Tensor | float]:
+        """Of the layer: what changes while it is trained."""
+        solver, changing = self.net.layer.solver, {}
+        if self.temperature is not None:
+            changing["temperature"] = solver.constants["temperature"]
+        for name, logarithms in solver.log_parameters.items():
+            values = logarithms.detach().exp().reshape(-1)
+            for number, value in enumerate(values, 1):
+                changing[f"{name}{number}" if len(values) > 1 else name] = value
+        return changing
 
     def _organs(self, batch: Batch) -> tuple[Tensor, Tensor]:
         if not both_have(batch, "labels"):

@@ -51,6 +51,11 @@ class SegmentationModule(lightning.LightningModule):
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, cosine)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def on_train_start(self) -> None:
+        # A training that goes on may be given another rate than the checkpoint's.
+        schedule: Any = self.lr_schedulers()
+        schedule.base_lrs = [self.learning_rate]
+
     def training_step(self, batch: dict[str, Any], batch_index: int) -> Tensor:
         losses = [self.loss(logits.float(), classes) for logits, classes in self._segment(batch)]
         loss = torch.stack(losses).mean()
@@ -74,7 +79,10 @@ class SegmentationModule(lightning.LightningModule):
     def _segment(self, batch: dict[str, Any]) -> list[tuple[Tensor, Tensor]]:
         """Logits ``(B, classes, *spatial)`` and classes ``(B, 1, *spatial)`` of each image."""
         if not both_have(batch, "labels"):
-            raise InputError("a segmentation encoder is trained on labels, these data have none")
+            raise InputError(
+                f"a segmentation encoder is trained on labels, and of the pair "
+                f"{batch['fixed_name'][0]}, {batch['moving_name'][0]} one has none"
+            )
         results = []
         ids = torch.tensor((0, *data_labels(self.trainer)), device=batch["fixed"].device)
         for image in ("fixed", "moving"):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import sys
 import warnings
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +15,16 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from voxelopt_train.configs import find_configs
 from voxelopt_train.errors import InputError
 from voxelopt_train.files import check_writable
 from voxelopt_train.learning.registration_module import NOTHING_TO_TRAIN
 
-_GO_ON = "a training goes on from its last epoch with --ckpt_path last"
+_GO_ON = "its complete epochs are kept: --ckpt_path last goes on from there"
+_TERMINATED = 128 + 15  # what shells and schedulers expect of a process that SIGTERM ended
+_DATA = "voxelopt_train.learning.PairDataModule"
 # Of libraries about each other; nothing that a user could act on.
 _NOISE = (
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
@@ -35,7 +40,11 @@ class _SaveConfig(SaveConfigCallback):
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        settings = self.parser.dump(self.config, skip_none=False)
+        # What is of this run alone would mislead one that takes its network from here.
+        config = self.config.clone()
+        for key in ("ckpt_path", "output"):
+            config.pop(key, None)
+        settings = self.parser.dump(config, skip_none=False)
         (folder / self.config_filename).write_text(settings, encoding="utf-8")
 
 
@@ -99,18 +108,25 @@ class TrainingCLI(LightningCLI):
         checkpoint = self._get(self.config_init, "ckpt_path")
         if checkpoint == "last" and not last.is_file():
             raise InputError(f"--ckpt_path last: there is no {last}; the folder is that of -o")
+        trained = any(p.requires_grad for p in self.model.parameters())
         if self.subcommand != "fit":
+            if trained and checkpoint is None:
+                raise InputError(
+                    "this network is to be trained: give what it has learned, --ckpt_path "
+                    "RUN/checkpoints/last.ckpt, or set trainable and learnable to false"
+                )
             return
         if checkpoint is None and last.is_file():
             raise InputError(
                 f"{folder} holds a training already: go on with it (--ckpt_path last), or choose "
                 "another -o"
             )
-        if not any(p.requires_grad for p in self.model.parameters()):
+        if not trained:
             raise InputError(NOTHING_TO_TRAIN)
 
     def after_fit(self) -> None:
-        self._wrote("checkpoints/last.ckpt")
+        if (Path(self.trainer.default_root_dir) / "checkpoints" / "last.ckpt").is_file():
+            self._wrote("checkpoints/last.ckpt")
 
     def after_predict(self) -> None:
         self._wrote("warps")
@@ -145,10 +161,22 @@ def run_training(arguments: Sequence[str]) -> TrainingCLI:
         raise InputError(
             "--ckpt_path: this checkpoint is of another network than the configuration's"
         ) from error
+    except SIGTERMException:  # as at the time limit of a cluster's job
+        print(f"voxelopt: terminated, {_GO_ON if arguments[0] == 'fit' else ''}", file=sys.stderr)
+        sys.exit(_TERMINATED)
     except SystemExit as exit:  # how Lightning ends after an interrupt
         if exit.code in (None, 0):
             raise
         raise KeyboardInterrupt(_GO_ON if arguments[0] == "fit" else "") from exit
+
+
+def _with_data(arguments: Sequence[str]) -> list[str]:
+    """The arguments, with ``--data FOLDER`` of a prepared folder in Lightning's terms."""
+    found = list(arguments)
+    for i, (option, folder) in enumerate(pairwise(arguments)):
+        if option == "--data" and (Path(folder) / "manifest.json").is_file():
+            found[i : i + 2] = [f"--data={_DATA}", f"--data.init_args.data={folder}"]
+    return found
 
 
 def _of_use(record: logging.LogRecord) -> bool:
@@ -158,7 +186,7 @@ def _of_use(record: logging.LogRecord) -> bool:
 def _training_cli(arguments: Sequence[str]) -> TrainingCLI:
     return TrainingCLI(
         datamodule_class=LightningDataModule,
-        args=find_configs(arguments, "training"),
+        args=_with_data(find_configs(arguments, "training")),
         subclass_mode_model=True,
         subclass_mode_data=True,
         auto_configure_optimizers=False,
