@@ -184,6 +184,22 @@ def test_learned_parameters_of_the_layer_alone(tmp_path):
         assert module.net.layer.solver.value(name).item() != pytest.approx(value, rel=1e-3)
 
 
+def test_the_layer_has_a_rate_of_its_own(tmp_path):
+    """Adam's first step moves every weight by its rate."""
+    module = RegistrationModule(
+        encoder(), layer(learnable=["alpha"]), learning_rate=1e-4, layer_learning_rate=0.05
+    )
+    before = {name: value.clone() for name, value in module.named_parameters()}
+    run = trainer(tmp_path, limit_train_batches=1, max_steps=1)
+    run.fit(module, datamodule=phantoms(2, 0, 2))
+    moved = {n: (v - before[n]).abs().max().item() for n, v in module.named_parameters()}
+    layers = {name for name in moved if ".layer." in name}
+    assert len(layers) == 1
+    assert all(moved[name] == pytest.approx(0.05, rel=1e-3) for name in layers)
+    assert max(moved[name] for name in moved.keys() - layers) == pytest.approx(1e-4, rel=1e-2)
+    assert run.callback_metrics["layer/alpha"] > 0
+
+
 def test_logs_and_picture(tmp_path, monkeypatch):
     """All terms on two levels, the measures and a picture with labels and entropy; no warnings."""
     drawn: list[dict[str, Any]] = []

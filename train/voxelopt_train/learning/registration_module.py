@@ -59,6 +59,8 @@ class RegistrationModule(lightning.LightningModule):
             training, geometric in between, so that it goes from soft to hard; afterwards the last
             one stays. None leaves the layer's own.
         protocol: of the evaluation, see `voxelopt_train.metrics`.
+        layer_learning_rate: of Adam for the layer's learnable settings, which are few and bear far
+            larger steps than a trained encoder; None: the same.
 
     Raises:
         ValueError: the temperatures or the loss do not fit the layer.
@@ -72,6 +74,7 @@ class RegistrationModule(lightning.LightningModule):
         learning_rate: float = 1e-4,
         temperature: tuple[float, float] | None = None,
         protocol: Protocol = "voxelopt",
+        layer_learning_rate: float | None = None,
     ) -> None:
         super().__init__()
         self.net = RegistrationNet(encoder, layer)
@@ -80,6 +83,7 @@ class RegistrationModule(lightning.LightningModule):
         if weights > levels:
             raise ValueError(f"{weights} level_weights for {levels} pyramid levels")
         self.learning_rate = learning_rate
+        self.layer_learning_rate = layer_learning_rate or learning_rate
         self.protocol: Protocol = protocol
         self.temperature = temperature
         if temperature is not None:
@@ -103,15 +107,21 @@ class RegistrationModule(lightning.LightningModule):
         return self.net.solve_features(*features, batch["fixed"].shape[2:])
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
+        of_layer = set(self.net.layer.parameters())
         trained = [p for p in self.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in trained if p not in of_layer], "lr": self.learning_rate},
+            {"params": [p for p in trained if p in of_layer], "lr": self.layer_learning_rate},
+        ]
         if not trained:
             raise InputError(NOTHING_TO_TRAIN)
-        return torch.optim.Adam(trained, lr=self.learning_rate)
+        return torch.optim.Adam(groups)
 
     def on_train_start(self) -> None:
-        # A training that goes on may be given another rate than the checkpoint's.
-        for group in self.trainer.optimizers[0].param_groups:
-            group["lr"] = self.learning_rate
+        # A training that goes on may be given other rates than the checkpoint's.
+        rates = (self.learning_rate, self.layer_learning_rate)
+        for group, rate in zip(self.trainer.optimizers[0].param_groups, rates, strict=True):
+            group["lr"] = rate
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         if self.temperature is None:
