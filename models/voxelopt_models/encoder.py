@@ -121,7 +121,7 @@ class FeatureEncoder(nn.Module):
 
     def _maps(self, image: Tensor) -> Tensor:
         try:
-            return _finest_map(self.network(image), image.dim())
+            maps = self.network(image)
         except (RuntimeError, ValueError) as error:
             if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
                 raise
@@ -130,6 +130,7 @@ class FeatureEncoder(nn.Module):
                 f"padded to multiples of the encoder's divisor, which is {self.divisor} (a U-Net "
                 "with four strides of 2 wants 16)"
             ) from error
+        return _finest_map(maps, image.dim())
 
     def forward(self, image: Tensor) -> Tensor:
         """Features ``(B, F, *spatial)``, or coarser, float32 at least."""

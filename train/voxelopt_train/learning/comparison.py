@@ -46,8 +46,7 @@ def run_ablate(options: Namespace) -> None:
     base = _as_settings(options.row)
     rows = {"as it is": base}
     for features in ("mind", "raw"):
-        recipe = yaml.safe_load(find_config(features, "training").read_text(encoding="utf-8"))
-        encoder = recipe["model"]["init_args"]["encoder"]
+        encoder = _model(find_config(features, "training"))["init_args"]["encoder"]
         rows[f"{features} features"] = [*base, f"{_ENCODER}={json.dumps(encoder)}"]
     for name, settings in ablations(options.iterations).items():
         rows[name] = [*base, *(f"{_LAYER}.{key}={value}" for key, value in settings.items())]
@@ -78,7 +77,9 @@ def _row_arguments(row: str) -> list[str]:
     folder = Path(row)
     if not folder.is_dir():
         config = find_config(row, "training")
-        _check_row(row, config, "weights")
+        weights = _check_row(row, config).get("weights")
+        if weights is not None and not Path(weights).is_file():
+            raise InputError(f"{row}: there is no weights file {weights}")
         return ["--config", str(config)]
     config, checkpoint = folder / "config.yaml", folder / "checkpoints" / "last.ckpt"
     for path in (config, checkpoint):
@@ -88,19 +89,20 @@ def _row_arguments(row: str) -> list[str]:
     return ["--config", str(config), "--ckpt_path", str(checkpoint)]
 
 
-def _check_row(row: str, config: Path, file_key: str = "") -> None:
-    """Raise InputError for what would stop the table after the rows before it."""
-    content = yaml.safe_load(config.read_text(encoding="utf-8"))
-    model = content.get("model") if isinstance(content, dict) else None
-    if not isinstance(model, dict):
-        return
+def _check_row(row: str, config: Path) -> dict[str, Any]:
+    """The encoder's settings; InputError for what would stop the table after the rows before it."""
+    model = _model(config)
     if str(model.get("class_path")).endswith("SegmentationModule"):
         raise InputError(f"{row} registers nothing: its features do, see segmentation_features")
     encoder = (model.get("init_args") or {}).get("encoder")
-    settings = (encoder.get("init_args") or {}) if isinstance(encoder, dict) else {}
-    weights = settings.get(file_key)
-    if weights is not None and not Path(weights).is_file():
-        raise InputError(f"{row}: there is no weights file {weights}")
+    return (encoder.get("init_args") or {}) if isinstance(encoder, dict) else {}
+
+
+def _model(config: Path) -> dict[str, Any]:
+    """What a YAML file says of the model; nothing where it is about other things."""
+    content = yaml.safe_load(config.read_text(encoding="utf-8"))
+    model = content.get("model") if isinstance(content, dict) else None
+    return model if isinstance(model, dict) else {}
 
 
 def _as_settings(row: str) -> list[str]:
@@ -113,8 +115,8 @@ def _as_settings(row: str) -> list[str]:
     if "--ckpt_path" not in arguments:
         return arguments
     *config, _, checkpoint = arguments
-    model = yaml.safe_load(Path(config[1]).read_text(encoding="utf-8"))["model"]["init_args"]
-    if not str(model["encoder"]["class_path"]).endswith(".FeatureEncoder"):
+    encoder = _model(Path(config[1]))["init_args"]["encoder"]
+    if not str(encoder["class_path"]).endswith(".FeatureEncoder"):
         raise InputError(f"{row}: ablate takes trainings whose encoder is a FeatureEncoder")
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
     learned = {

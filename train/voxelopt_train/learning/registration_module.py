@@ -83,7 +83,9 @@ class RegistrationModule(lightning.LightningModule):
         if weights > levels:
             raise ValueError(f"{weights} level_weights for {levels} pyramid levels")
         self.learning_rate = learning_rate
-        self.layer_learning_rate = layer_learning_rate or learning_rate
+        self.layer_learning_rate = (
+            learning_rate if layer_learning_rate is None else layer_learning_rate
+        )
         self.protocol: Protocol = protocol
         self.temperature = temperature
         if temperature is not None:

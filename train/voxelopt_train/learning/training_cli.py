@@ -19,10 +19,11 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from voxelopt_train.configs import find_configs
 from voxelopt_train.errors import InputError
-from voxelopt_train.files import check_writable
+from voxelopt_train.files import atomic_output, check_writable
 from voxelopt_train.learning.registration_module import NOTHING_TO_TRAIN
 
 _GO_ON = "its complete epochs are kept: --ckpt_path last goes on from there"
+_STAYS = "what is complete stays"
 _TERMINATED = 128 + 15  # what shells and schedulers expect of a process that SIGTERM ended
 _DATA = "voxelopt_train.learning.PairDataModule"
 # Of libraries about each other; nothing that a user could act on.
@@ -45,7 +46,8 @@ class _SaveConfig(SaveConfigCallback):
         for key in ("ckpt_path", "output"):
             config.pop(key, None)
         settings = self.parser.dump(config, skip_none=False)
-        (folder / self.config_filename).write_text(settings, encoding="utf-8")
+        with atomic_output(folder / self.config_filename) as temporary:
+            temporary.write_text(settings, encoding="utf-8")
 
 
 class TrainingCLI(LightningCLI):
@@ -147,6 +149,7 @@ def run_training(arguments: Sequence[str]) -> TrainingCLI:
         InputError: something that the options name cannot be used.
         KeyboardInterrupt: the user's, with what can be done.
     """
+    kept = _GO_ON if arguments[0] == "fit" else _STAYS
     for message in _NOISE:
         warnings.filterwarnings("ignore", message)
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
@@ -162,12 +165,12 @@ def run_training(arguments: Sequence[str]) -> TrainingCLI:
             "--ckpt_path: this checkpoint is of another network than the configuration's"
         ) from error
     except SIGTERMException:  # as at the time limit of a cluster's job
-        print(f"voxelopt: terminated, {_GO_ON if arguments[0] == 'fit' else ''}", file=sys.stderr)
+        print(f"voxelopt: terminated, {kept}", file=sys.stderr)
         sys.exit(_TERMINATED)
     except SystemExit as exit:  # how Lightning ends after an interrupt
         if exit.code in (None, 0):
             raise
-        raise KeyboardInterrupt(_GO_ON if arguments[0] == "fit" else "") from exit
+        raise KeyboardInterrupt(kept) from exit
 
 
 def _with_data(arguments: Sequence[str]) -> list[str]:
