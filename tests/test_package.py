@@ -35,8 +35,10 @@ def test_the_wheel_holds_the_three_packages_and_nothing_else(wheel):
     sources = {
         f"{package}/{path.relative_to(folder).as_posix()}"
         for package, folder in PACKAGES.items()
-        for path in folder.rglob("*.py")
+        for path in folder.rglob("*.[pch]*")
+        if path.suffix in (".py", ".cpp", ".hpp")
     }
+    assert any(source.endswith(".cpp") for source in sources)
     assert sources <= set(names)
     assert {f"{package}/py.typed" for package in PACKAGES} <= set(names)
     configs = {f"voxelopt_train/configs/{path.name}" for path in (ROOT / "configs").glob("*.yaml")}

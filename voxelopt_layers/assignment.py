@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from voxelopt_layers.cost_volume import search_offsets
+from voxelopt_layers.fused import tie_margin
 
 Assignment = Literal["hard", "soft", "straight_through"]
 # Voxels whose energies are held at a time: what a cache holds, or what fills a GPU.
@@ -59,7 +60,7 @@ def assign(
             return torch.baddbmm(energy, linear, u[:, :, part])
         return energy.baddbmm_(linear, u[:, :, part])
 
-    rounding = flat.new_zeros(()) if assignment == "soft" else _rounding(flat)
+    rounding = flat.new_zeros(()) if assignment == "soft" else tie_margin(flat)[:, None, None]
 
     def hard(part: slice) -> Tensor:
         energy = energies(part)
@@ -90,12 +91,6 @@ def assign(
             estimate = soft(whole)
             v = v + (estimate - estimate.detach())
     return v.unflatten(2, spatial)
-
-
-def _rounding(flat: Tensor) -> Tensor:
-    """What interpolation and filtering may do to costs ``(B, K, N)`` that are equal: they tie."""
-    largest = torch.maximum(flat.amax((1, 2)), -flat.amin((1, 2)))[:, None, None]
-    return 8 * torch.finfo(flat.dtype).eps * largest.detach()
 
 
 def _in_blocks(step, flat: Tensor, d: int) -> Tensor:

@@ -14,7 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from voxelopt_layers import native
 from voxelopt_layers.displacement import Boundary
+from voxelopt_layers.fused import FusedCostVolume
 
 Dissimilarity = Literal["l1", "l2", "cosine", "ncc"] | Callable[[Tensor, Tensor], Tensor]
 DISSIMILARITIES = ("l1", "l2", "cosine", "ncc")
@@ -107,9 +109,11 @@ def _channelwise_cost(
     for f, m in zip(fixed.split(group, 1), moving.split(group, 1), strict=True):
         if normalise is not None:
             f, m = ((x - mean) * unit for x, (mean, unit) in zip((f, m), normalise, strict=True))
-        part = _ChannelwiseCost.apply(
-            f, _pad(m, radius, boundary), radius, dissimilarity != "l1", scale
-        )
+        squared = dissimilarity != "l1"
+        if native.suits(f, m):
+            part = FusedCostVolume.apply(f, m, radius, squared, boundary == "border", scale)
+        else:
+            part = _ChannelwiseCost.apply(f, _pad(m, radius, boundary), radius, squared, scale)
         if cost is None:
             cost = part
         elif torch.is_grad_enabled() and (cost.requires_grad or part.requires_grad):

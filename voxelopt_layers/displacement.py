@@ -14,6 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from voxelopt_layers import native
+from voxelopt_layers.fused import FusedExponential, FusedWarp
+
 Boundary = Literal["zeros", "border"]
 _LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
@@ -108,6 +111,8 @@ def warp(
             f"moving {tuple(moving.shape)} and displacement {tuple(displacement.shape)} "
             "must have the same spatial shape"
         )
+    if mode == "linear" and _fits(moving, displacement):
+        return FusedWarp.apply(moving, displacement, boundary == "border", False)
     return sample(moving, identity_coordinates(displacement) + displacement, mode, boundary)
 
 
@@ -124,7 +129,15 @@ def compose(outer: Tensor, inner: Tensor) -> Tensor:
     Returns:
         ``(B, d, *spatial)`` in voxels.
     """
+    if outer.shape == inner.shape and _fits(outer, inner):
+        check_displacement(inner, "inner")
+        return FusedWarp.apply(outer, inner, True, True)
     return inner + warp(outer, inner, boundary="border")
+
+
+def _fits(image: Tensor, displacement: Tensor) -> bool:
+    """Whether the kernel for warps on one grid can be used."""
+    return image.shape[0] == displacement.shape[0] and native.suits(image, displacement)
 
 
 def exponentiate(velocity: Tensor, steps: int = 7) -> Tensor:
@@ -140,6 +153,8 @@ def exponentiate(velocity: Tensor, steps: int = 7) -> Tensor:
         Displacement ``(B, d, *spatial)`` in voxels; its inverse is ``exponentiate(-velocity)``.
     """
     check_displacement(velocity, "velocity")
+    if steps > 0 and native.suits(velocity):
+        return FusedExponential.apply(velocity, steps)
     displacement = velocity / 2**steps
     for _ in range(steps):
         displacement = compose(displacement, displacement)

@@ -7,6 +7,9 @@ import math
 import torch
 from torch import Tensor
 
+from voxelopt_layers import native
+from voxelopt_layers.fused import FusedEntropy, as_tensor
+
 # A narrower Gaussian leaves a voxel as it is, and its derivative by sigma stays finite.
 _MIN_SIGMA = 0.05
 
@@ -26,6 +29,8 @@ def cost_entropy(
     Returns:
         ``(B, 1, *spatial)``, in nats, between 0 and ``log K``.
     """
+    if native.suits(cost):
+        return FusedEntropy.apply(cost, as_tensor(beta, cost), float(probability_floor))
     # Streamed over the offsets, so that neither P nor P log P is ever a whole volume.
     slices = cost.unbind(1)
     least = cost.detach().amin(1)

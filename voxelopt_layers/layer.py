@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from voxelopt_layers import native
 from voxelopt_layers.arguments import check_inputs
 from voxelopt_layers.assignment import Assignment
 from voxelopt_layers.cost_volume import DISSIMILARITIES, Dissimilarity, cost_volume
@@ -124,6 +125,7 @@ class VoxelOptLayer(nn.Module):
         self.boundary: Boundary = boundary
         self.align_corners = align_corners
         self.upsampling_scale = upsampling_scale
+        native.start()
         self.solver = CoordinateDescent(
             theta=theta,
             beta=beta,
@@ -244,8 +246,9 @@ class VoxelOptLayer(nn.Module):
         """Velocity and entropy of one warp at one level."""
         if displacement is not None:
             moving, moving_mask = warp_features(moving, moving_mask, displacement, self.boundary)
-        return self.solver(
-            cost_volume(
+
+        def make() -> Tensor:
+            return cost_volume(
                 fixed,
                 moving,
                 self.search_radius,
@@ -254,7 +257,8 @@ class VoxelOptLayer(nn.Module):
                 fixed_mask,
                 moving_mask,
             )
-        )
+
+        return self.solver(make(), make)
 
     def _upsample(
         self, displacement: Tensor | None, shape: Sequence[int], exact: bool = False

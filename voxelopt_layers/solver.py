@@ -16,9 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from voxelopt_layers import native
 from voxelopt_layers.assignment import Assignment, assign
 from voxelopt_layers.displacement import Boundary
 from voxelopt_layers.entropy import cost_entropy, entropy_to_sigma
+from voxelopt_layers.fused import Descent, FusedDescent, FusedEntropy, Remade, as_tensor
 from voxelopt_layers.message_passing import filter_with_weights, gaussian_weights
 
 GradientMode = Literal["unrolled", "checkpointed", "truncated"]
@@ -151,17 +153,50 @@ class CoordinateDescent(nn.Module):
         v = assign(cost, u, coupling, self.assignment, temperature, self.ties)
         return self._smooth(v, weights)
 
-    def forward(self, cost: Tensor) -> tuple[Tensor, Tensor]:
+    def _fused(self, cost: Tensor, remake: Callable[[], Tensor] | None) -> tuple[Tensor, Tensor]:
+        """`forward` on kernels."""
+        remade = None
+        again = self.gradient == "checkpointed" and cost.requires_grad
+        if again and remake is not None and not torch.compiler.is_compiling():
+            remade = Remade(remake)
+        beta = as_tensor(self.value("beta"), cost)
+        entropy = FusedEntropy.apply(cost, beta, self.probability_floor, remade)
+        sigma = self._sigma(entropy)
+        theta = self.value("theta")
+        if not isinstance(theta, Tensor):
+            theta = cost.new_tensor(theta)
+        hard = native.HARD_MEAN if self.ties == "mean" else native.HARD_SUM
+        how = Descent(
+            mode=native.SOFT if self.assignment == "soft" else hard,
+            soft_gradient=self.assignment != "hard",
+            truncated=self.gradient == "truncated",
+            cost_filtering=self.cost_filtering,
+            radius=self.filter_radius,
+            passes=self.filter_passes,
+            border=self.boundary == "border",
+        )
+        temperature = as_tensor(self.value("temperature"), cost)
+        u = FusedDescent.apply(cost, sigma, 1 / (2 * theta), temperature, how, remade)
+        return u, entropy
+
+    def forward(
+        self, cost: Tensor, remake: Callable[[], Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Solve one level.
 
         Args:
             cost: cost volume ``(B, K, *spatial)``; overwritten when no gradient is needed.
+            remake: makes ``cost`` once more; in mode ``checkpointed`` the kernels call it in the
+                backward pass rather than keep ``cost``, which they overwrite.
 
         Returns:
             Velocity ``(B, d, *spatial)`` in voxels, and entropy ``(B, 1, *spatial)`` in nats.
         """
+        if native.suits(cost):
+            return self._fused(cost, remake)
         entropy = self._stage(cost_entropy, cost, self.value("beta"), self.probability_floor)
-        weights = gaussian_weights(self._sigma(entropy), self.filter_radius)
+        sigma = self._sigma(entropy)
+        weights = gaussian_weights(sigma, self.filter_radius)
         if self.cost_filtering:
             needs_grad = torch.is_grad_enabled() and cost.requires_grad
             cost = self._stage(self._smooth, cost, weights, None if needs_grad else cost)

@@ -1,0 +1,282 @@
+"""The operators on kernels, with their gradients written by hand.
+
+Autograd would keep every temporary of every operator; these functions keep their inputs, and add
+the gradients of all iterations into one volume.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from voxelopt_layers import native
+
+
+def _offsets(radius: int, d: int) -> int:
+    return (2 * radius + 1) ** d
+
+
+class FusedCostVolume(torch.autograd.Function):
+    """``(fixed, moving, radius, squared, border, scale)`` to a cost volume."""
+
+    @staticmethod
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, fixed: Tensor, moving: Tensor, *options: Any
+    ) -> Tensor:
+        fixed, moving = fixed.contiguous(), moving.contiguous()
+        ctx.save_for_backward(fixed, moving)
+        ctx.options = options
+        batch, _, *spatial = fixed.shape
+        cost = fixed.new_empty((batch, _offsets(options[0], len(spatial)), *spatial))
+        native.cost_volume(fixed, moving, cost, *options)
+        return cost
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *grads: Tensor
+    ) -> Any:
+        fixed, moving = ctx.saved_tensors
+        by_fixed, by_moving = torch.zeros_like(fixed), torch.zeros_like(moving)
+        grad = grads[0].contiguous()
+        native.cost_volume_backward(fixed, moving, grad, by_fixed, by_moving, *ctx.options)
+        return by_fixed, by_moving, None, None, None, None
+
+
+class FusedEntropy(torch.autograd.Function):
+    """``(cost, beta (1,), probability_floor, Remade or None)`` to the entropy in nats."""
+
+    @staticmethod
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, cost: Tensor, beta: Tensor, floor: float, remade: Remade | None = None
+    ) -> Tensor:
+        cost = cost.contiguous()
+        ctx.save_for_backward(beta, *([] if remade else [cost]))
+        ctx.options = floor, remade
+        entropy = cost.new_empty((cost.shape[0], 1, *cost.shape[2:]))
+        native.entropy(cost, entropy, beta, floor)
+        return entropy
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *grads: Tensor
+    ) -> Any:
+        floor, remade = ctx.options
+        beta, *saved = ctx.saved_tensors
+        cost = remade.take(last=True) if remade else saved[0]
+        by_cost, by_beta = torch.empty_like(cost), torch.zeros_like(beta)
+        native.entropy_backward(cost, grads[0].contiguous(), by_cost, by_beta, beta, floor)
+        return by_cost, by_beta, None, None
+
+
+class Remade:
+    """A cost volume that is not kept for the backward pass but made again when it comes to it."""
+
+    def __init__(self, make: Callable[[], Tensor]) -> None:
+        self._make = make
+        self._cost: Tensor | None = None
+
+    def take(self, last: bool) -> Tensor:
+        """The volume; it is given up after the last who needs it."""
+        cost = self._cost
+        if cost is None:
+            with torch.no_grad():
+                cost = self._make().contiguous()
+        self._cost = None if last else cost
+        return cost
+
+
+class FusedWarp(torch.autograd.Function):
+    """``(image, displacement, border, add)`` to ``image(x + u(x))``, ``+ u(x)`` where ``add``."""
+
+    @staticmethod
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, image: Tensor, displacement: Tensor, border: bool, add: bool
+    ) -> Tensor:
+        image, displacement = image.contiguous(), displacement.contiguous()
+        ctx.save_for_backward(image, displacement)
+        ctx.options = border, add
+        out = torch.empty_like(image)
+        native.warp(image, displacement, out, border, add)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *grads: Tensor
+    ) -> Any:
+        image, displacement = ctx.saved_tensors
+        border, add = ctx.options
+        wanted = ctx.needs_input_grad
+        by_image = torch.zeros_like(image) if wanted[0] else None
+        grad = grads[0].contiguous()
+        by_displacement = None
+        if wanted[1]:
+            by_displacement = grad.clone() if add else torch.zeros_like(displacement)
+        native.warp_backward(image, displacement, grad, by_image, by_displacement, border)
+        return by_image, by_displacement, None, None
+
+
+class FusedExponential(torch.autograd.Function):
+    """``(velocity, steps)`` to its exponential, whose fields are not kept but made again."""
+
+    @staticmethod
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, velocity: Tensor, steps: int
+    ) -> Tensor:
+        velocity = velocity.contiguous()
+        ctx.save_for_backward(velocity)
+        ctx.steps = steps
+        out = torch.empty_like(velocity)
+        native.exponentiate(velocity, out, steps)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *grads: Tensor
+    ) -> Any:
+        (velocity,) = ctx.saved_tensors
+        grad = grads[0].clone(memory_format=torch.contiguous_format)
+        native.exponentiate_backward(velocity, grad, ctx.steps)
+        return grad, None
+
+
+@dataclass(frozen=True)
+class Descent:
+    """What coordinate descent does, apart from numbers that can be learned."""
+
+    mode: int  # native.SOFT, HARD_MEAN or HARD_SUM
+    soft_gradient: bool  # whether gradients pass the v-step
+    truncated: bool
+    cost_filtering: bool
+    radius: int
+    passes: int
+    border: bool
+
+    def smooth_(self, image: Tensor, sigma: Tensor) -> Tensor:
+        for _ in range(self.passes):
+            native.smooth_(image, sigma, self.radius, self.border)
+        return image
+
+    def smooth_backward(
+        self, image: Tensor, sigma: Tensor, grad: Tensor, grad_sigma: Tensor
+    ) -> None:
+        """Turn ``grad`` into the gradient of ``image``, and add to that of sigma."""
+        images = [image]
+        for _ in range(self.passes - 1):
+            image = image.clone()
+            native.smooth_(image, sigma, self.radius, self.border)
+            images.append(image)
+        for image in reversed(images):
+            native.smooth_backward(image, sigma, grad, grad_sigma, self.radius, self.border)
+
+
+class FusedDescent(torch.autograd.Function):
+    """``(cost, sigma, couplings (I,), temperature (1,), Descent, Remade or None)`` to the velocity.
+
+    ``cost`` is overwritten where it can be made again, and where no gradient is needed; then no
+    iteration is kept either.
+    """
+
+    @staticmethod
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any,
+        cost: Tensor,
+        sigma: Tensor,
+        couplings: Tensor,
+        temperature: Tensor,
+        how: Descent,
+        remade: Remade | None = None,
+    ) -> Tensor:
+        cost, sigma = cost.contiguous(), sigma.contiguous()
+        keep = any(ctx.needs_input_grad)
+        filtered = cost
+        if how.cost_filtering:
+            filtered = how.smooth_(cost.clone() if keep and not remade else cost, sigma)
+        rounding = cost.new_zeros(cost.shape[0])
+        if how.mode != native.SOFT:
+            rounding = tie_margin(filtered)
+        v = cost.new_empty((cost.shape[0], cost.dim() - 2, *cost.shape[2:]))
+        u, spare, history = None, torch.empty_like(v), []
+        for coupling in couplings.unbind():
+            native.assign(filtered, u, v, how.mode, coupling, temperature, rounding)
+            if keep:
+                history = [*([] if how.truncated else history), u, v]
+                u, v = how.smooth_(v.clone(), sigma), torch.empty_like(v)
+            else:
+                u, v = how.smooth_(v, sigma), spare if u is None else u
+        assert u is not None
+        if keep:
+            volumes = [] if remade else [cost, filtered]
+            ctx.save_for_backward(sigma, couplings, temperature, *history, *volumes)
+            ctx.options = how, remade
+        return u
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *grads: Tensor
+    ) -> Any:
+        how, remade = ctx.options
+        sigma, couplings, temperature, *history = ctx.saved_tensors
+        if remade is None:
+            cost, filtered = history[-2:]
+            del history[-2:]
+        else:
+            cost = filtered = remade.take(last=False)
+            if how.cost_filtering:
+                filtered = how.smooth_(cost.clone(), sigma)
+        by_cost = torch.empty_like(filtered) if how.soft_gradient else None
+        by_sigma = torch.zeros_like(sigma)
+        by_scalars = couplings.new_zeros((len(couplings), 2))
+        learned = any(ctx.needs_input_grad[2:4])
+        grad = grads[0].clone(memory_format=torch.contiguous_format)
+        iterations = list(enumerate(couplings.unbind()))[-(len(history) // 2) :]
+        for i, coupling in reversed(iterations):
+            v, u = history.pop(), history.pop()
+            how.smooth_backward(v, sigma, grad, by_sigma)
+            if by_cost is None:  # no gradient passes the argmin
+                break
+            by_u, first = torch.empty_like(grad), i == len(couplings) - 1
+            native.assign_backward(
+                filtered,
+                u,
+                grad,
+                by_cost,
+                by_u,
+                by_scalars[i] if learned else None,
+                coupling,
+                temperature,
+                first,
+            )
+            grad = by_u
+        if how.cost_filtering and by_cost is not None:
+            how.smooth_backward(cost, sigma, by_cost, by_sigma)
+        return (
+            by_cost,
+            by_sigma,
+            by_scalars[:, 0],
+            by_scalars[:, 1].sum(0, keepdim=True),
+            None,
+            None,
+        )
+
+
+def tie_margin(cost: Tensor) -> Tensor:
+    """``(B,)``: what interpolation and filtering may do to costs that are equal: they tie."""
+    flat = cost.detach().flatten(1)
+    return 8 * torch.finfo(cost.dtype).eps * torch.maximum(flat.amax(1), -flat.amin(1))
+
+
+def as_tensor(value: Tensor | float, like: Tensor) -> Tensor:
+    """A number, or a parameter to be learned, as a tensor of one element."""
+    if isinstance(value, Tensor):
+        return value.to(like.dtype).reshape(1)
+    return like.new_full((1,), value)

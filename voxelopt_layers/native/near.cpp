@@ -1,0 +1,203 @@
+// Linear sampling at x + u(x) where no voxel moves by more than one: displacement.cpp's results,
+// made of the 3^d neighbours that lie beside each other in memory rather than gathered.
+//
+// The weights of the neighbours along an axis are max(-u, 0), 1 - |u| and max(u, 0).
+
+#include "common.hpp"
+
+namespace {
+
+struct Near {
+  Shape shape;
+  long axes;
+  bool border;
+
+  // Along one axis, where `at` is the place of each voxel and n the length of the axis.
+  struct Weights {
+    Lanes w[3], slope[3];
+    Weights() : w{Lanes{}, fill(1.0f), Lanes{}}, slope{} {}
+    Weights(const Lanes &u, const Lanes &at, long n, bool border) {
+      const Lanes none = {}, one = fill(1.0f);
+      w[0] = larger(-u, none);
+      w[1] = 1.0f - magnitude(u);
+      w[2] = larger(u, none);
+      // Beyond the ends nothing changes with the coordinate.
+      const float reach = border ? 0.0f : 1.0f, top = float(n - 1);
+      const Lanes x = at + u;
+      const Lanes moves = x > -reach ? (x < top + reach ? one : none) : none;
+      slope[0] = u < 0 ? -moves : none;
+      slope[1] = u < 0 ? moves : -moves;
+      slope[2] = u < 0 ? none : moves;
+      if (border) return;
+      const Lanes below = at > 0 ? one : none, above = at < top ? one : none;
+      w[0] *= below;
+      slope[0] *= below;
+      w[2] *= above;
+      slope[2] *= above;
+    }
+  };
+
+  // The weights of the voxels from (d, h, x) on.
+  template <class Count>
+  void weights(const float *u, long d, long h, long x, Count n, Weights *out) const {
+    const long voxels = shape.voxels();
+    const float *last = u + (axes - 1) * voxels + d * shape.plane() + h * shape.width + x;
+    const Lanes steps = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    out[2] = Weights(load(last, n), steps + float(x), shape.width, border);
+    out[1] = Weights(load(last - voxels, n), fill(float(h)), shape.height, border);
+    if (axes == 3) out[0] = Weights(load(last - 2 * voxels, n), fill(float(d)), shape.depth, border);
+  }
+
+  // Copies the rows around (d, h) with one voxel more at both ends: nine of them, or three of an
+  // image. Beyond the volume rows repeat; where they should be 0 their weights are.
+  void load_rows(const float *volume, long d, long h, float *rows) const {
+    const long width = shape.width;
+    for (long dz = axes == 3 ? -1 : 0; dz <= (axes == 3 ? 1 : 0); ++dz) {
+      for (long dy = -1; dy <= 1; ++dy) {
+        const float *from = volume + clamp(d + dz, shape.depth) * shape.plane() +
+                            clamp(h + dy, shape.height) * width;
+        float *to = rows + ((dz + 1) * 3 + dy + 1) * padded();
+        std::copy(from, from + width, to + 1);
+        to[0] = from[0];
+        to[width + 1] = from[width - 1];
+      }
+    }
+  }
+
+  // Adds to the rows around (d, h) what each voxel sends to its neighbours before, at and after it,
+  // `sent` in three rows each; what goes beyond the ends stays with the last voxels.
+  void add_rows(const float *sent, long d, long h, float *volume) const {
+    const long width = shape.width;
+    for (long dz = axes == 3 ? -1 : 0; dz <= (axes == 3 ? 1 : 0); ++dz) {
+      for (long dy = -1; dy <= 1; ++dy) {
+        const float *before = sent + 3 * ((dz + 1) * 3 + dy + 1) * padded() + 1;
+        const float *at = before + padded(), *after = at + padded();
+        float *to = volume + clamp(d + dz, shape.depth) * shape.plane() +
+                    clamp(h + dy, shape.height) * width;
+        to[0] += before[0];
+        to[width - 1] += after[width - 1];
+        for (long i = 0; i < width - 1; ++i) to[i] += before[i + 1];
+        for (long i = 0; i < width; ++i) to[i] += at[i];
+        for (long i = 1; i < width; ++i) to[i] += after[i - 1];
+      }
+    }
+  }
+
+  long padded() const { return shape.width + 2 + LANES; }
+  long first() const { return axes == 3 ? 0 : 1; }  // of the three planes of rows
+  long last() const { return axes == 3 ? 3 : 2; }
+};
+
+}  // namespace
+
+// The largest |u| of a displacement.
+extern "C" float voxelopt_reach(const float *displacement, const Shape *shape, long threads) {
+  const long plane = shape->plane(), planes = shape->batch * shape->channels * shape->depth;
+  std::vector<float> most(planes);
+  parallel(planes, threads, [&](long item, long) {
+    Lanes largest = {};
+    for (long i = 0; i < plane; i += LANES) {
+      largest = larger(magnitude(load(displacement + item * plane + i, plane - i)), largest);
+    }
+    for (long i = 0; i < LANES; ++i) most[item] = std::max(most[item], largest[i]);
+  });
+  return *std::max_element(most.begin(), most.end());
+}
+
+// out = warped image (+ displacement, where `add`).
+extern "C" void voxelopt_warp_near(const float *image, const float *displacement, float *out,
+                                   const Shape *shape, long axes, long border, long add,
+                                   long threads) {
+  const Near near{*shape, axes, border != 0};
+  const long voxels = shape->voxels(), width = shape->width, channels = shape->channels;
+  const long lines = shape->depth * shape->height;
+  parallel(shape->batch * lines, threads, [&](long item, long) {
+    static thread_local std::vector<float> rows;
+    rows.resize(channels * 9 * near.padded());
+    const long b = item / lines, d = item % lines / shape->height, h = item % shape->height;
+    const float *u = displacement + b * axes * voxels;
+    for (long c = 0; c < channels; ++c) {
+      near.load_rows(image + (b * channels + c) * voxels, d, h, &rows[c * 9 * near.padded()]);
+    }
+    sixteen_at_a_time(width, [&](long x, auto left) {
+      Near::Weights w[3];
+      near.weights(u, d, h, x, left, w);
+      for (long c = 0; c < channels; ++c) {
+        const long here = item % lines * width + x;
+        Lanes sum = add ? load(u + c * voxels + here, left) : Lanes{};
+        for (long z = near.first(); z < near.last(); ++z) {
+          for (long y = 0; y < 3; ++y) {
+            const float *row = &rows[((c * 3 + z) * 3 + y) * near.padded() + x];
+            const Lanes along = w[2].w[0] * load(row) + w[2].w[1] * load(row + 1) +
+                                w[2].w[2] * load(row + 2);
+            sum += w[0].w[z] * w[1].w[y] * along;
+          }
+        }
+        store(sum, out + (b * channels + c) * voxels + here, left);
+      }
+    });
+  });
+}
+
+// Adds to grad_image and grad_displacement; either may be null, and both the same. Slabs whose rows meet are
+// never at work together: first those of even number, then those of odd.
+extern "C" void voxelopt_warp_near_backward(const float *image, const float *displacement,
+                                            const float *grad, float *grad_image,
+                                            float *grad_displacement, const Shape *shape, long axes,
+                                            long border, long threads) {
+  const Near near{*shape, axes, border != 0};
+  const long voxels = shape->voxels(), width = shape->width, channels = shape->channels;
+  const long length = axes == 3 ? shape->depth : shape->height;
+  const long thick = std::max(2L, (length + 4 * threads - 1) / (4 * threads));
+  const long slabs = (length + thick - 1) / thick, padded = near.padded();
+
+  auto line = [&](long b, long d, long h, float *rows, float *sent) {
+    const float *u = displacement + b * axes * voxels;
+    const long start = d * shape->plane() + h * width;
+    float *by_u = grad_displacement ? grad_displacement + b * axes * voxels + start : nullptr;
+    for (long c = 0; c < channels; ++c) {
+      const long volume = (b * channels + c) * voxels;
+      near.load_rows(image + volume, d, h, rows);
+      sixteen_at_a_time(width, [&](long x, auto left) {
+        const Lanes g = load(grad + volume + start + x, left);
+        Near::Weights w[3];
+        near.weights(u, d, h, x, left, w);
+        Lanes change[3] = {};
+        for (long z = near.first(); z < near.last(); ++z) {
+          for (long y = 0; y < 3; ++y) {
+            const long at = (z * 3 + y) * padded + x;
+            const Lanes share = g * w[0].w[z] * w[1].w[y];
+            Lanes along = {}, slope = {};
+            for (long i = 0; i < 3; ++i) {
+              const Lanes value = load(rows + at + i);
+              along += w[2].w[i] * value;
+              slope += w[2].slope[i] * value;
+              store(share * w[2].w[i], sent + 3 * (at - x) + i * padded + 1 + x);
+            }
+            change[2] += share * slope;
+            change[1] += g * w[0].w[z] * w[1].slope[y] * along;
+            change[0] += g * w[0].slope[z] * w[1].w[y] * along;
+          }
+        }
+        for (long axis = 0; axis < axes && by_u; ++axis) {
+          float *to = by_u + axis * voxels + x;
+          store(load(to, left) + change[3 - axes + axis], to, left);
+        }
+      });
+      if (grad_image) near.add_rows(sent, d, h, grad_image + volume);
+    }
+  };
+
+  for (long odd = 0; odd < 2; ++odd) {
+    const long half = (slabs + 1 - odd) / 2;
+    parallel(shape->batch * half, threads, [&](long item, long) {
+      std::vector<float> rows(9 * padded), sent(27 * padded);
+      const long b = item / half, from = (2 * (item % half) + odd) * thick;
+      for (long i = from; i < std::min(length, from + thick); ++i) {
+        for (long h = 0; h < (axes == 3 ? shape->height : 1); ++h) {
+          line(b, axes == 3 ? i : 0, axes == 3 ? h : i, rows.data(), sent.data());
+        }
+      }
+    });
+  }
+}
