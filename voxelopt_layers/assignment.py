@@ -7,8 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from voxelopt_layers import native
 from voxelopt_layers.cost_volume import search_offsets
-from voxelopt_layers.fused import tie_margin
+from voxelopt_layers.fused import as_tensor, assign_fused, tie_margin
 
 Assignment = Literal["hard", "soft", "straight_through"]
 # Voxels whose energies are held at a time: what a cache holds, or what fills a GPU.
@@ -45,6 +46,16 @@ def assign(
         raise ValueError(
             f"a cost volume over {d} axes has (2k + 1)^{d} offsets, not {cost.shape[1]}"
         )
+    inputs = (cost, smooth, coupling, temperature)
+    needs_grad = torch.is_grad_enabled() and any(
+        isinstance(x, Tensor) and x.requires_grad for x in inputs
+    )
+    if not needs_grad and native.suits(cost, smooth):
+        hard_kind = native.HARD_MEAN if ties == "mean" else native.HARD_SUM
+        kind = native.SOFT if assignment == "soft" else hard_kind
+        return assign_fused(
+            cost, smooth, kind, as_tensor(coupling, cost), as_tensor(temperature, cost)
+        )
     offsets = torch.tensor(search_offsets(radius, d), device=cost.device, dtype=cost.dtype)
     flat, u = cost.flatten(2), None if smooth is None else smooth.flatten(2)
     linear = (-2 * coupling * offsets).expand(cost.shape[0], -1, -1)
@@ -78,10 +89,6 @@ def assign(
         return torch.bmm(columns, torch.softmax(energy, dim=1))
 
     whole = slice(0, flat.shape[2])
-    inputs = (cost, smooth, coupling, temperature)
-    needs_grad = torch.is_grad_enabled() and any(
-        isinstance(x, Tensor) and x.requires_grad for x in inputs
-    )
     if assignment == "soft" and needs_grad:
         v = soft(whole)
     else:

@@ -48,16 +48,40 @@ class FusedCostVolume(torch.autograd.Function):
         return by_fixed, by_moving, None, None, None, None
 
 
+class Volume:
+    """A cost volume as entropy and descent share it: their common gradient, and how to make it.
+
+    Args:
+        make: makes the volume again, so that it need not be kept for the backward pass; or None.
+    """
+
+    def __init__(self, make: Callable[[], Tensor] | None = None) -> None:
+        self.make = make
+        self._cost: Tensor | None = None
+        self.grad: Tensor | None = None  # what descent has sent back, for entropy to add to
+
+    def made(self) -> Tensor:
+        """The volume once more; entropy, the last who needs it, calls `forget`."""
+        assert self.make is not None
+        if self._cost is None:
+            with torch.no_grad():
+                self._cost = self.make().contiguous()
+        return self._cost
+
+    def forget(self) -> None:
+        self._cost = self.grad = None
+
+
 class FusedEntropy(torch.autograd.Function):
-    """``(cost, beta (1,), probability_floor, Remade or None)`` to the entropy in nats."""
+    """``(cost, beta (1,), probability_floor, Volume or None)`` to the entropy in nats."""
 
     @staticmethod
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, cost: Tensor, beta: Tensor, floor: float, remade: Remade | None = None
+        ctx: Any, cost: Tensor, beta: Tensor, floor: float, volume: Volume | None = None
     ) -> Tensor:
         cost = cost.contiguous()
-        ctx.save_for_backward(beta, *([] if remade else [cost]))
-        ctx.options = floor, remade
+        ctx.save_for_backward(beta, *([] if volume and volume.make else [cost]))
+        ctx.options = floor, volume
         entropy = cost.new_empty((cost.shape[0], 1, *cost.shape[2:]))
         native.entropy(cost, entropy, beta, floor)
         return entropy
@@ -67,29 +91,16 @@ class FusedEntropy(torch.autograd.Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *grads: Tensor
     ) -> Any:
-        floor, remade = ctx.options
+        floor, volume = ctx.options
         beta, *saved = ctx.saved_tensors
-        cost = remade.take(last=True) if remade else saved[0]
-        by_cost, by_beta = torch.empty_like(cost), torch.zeros_like(beta)
-        native.entropy_backward(cost, grads[0].contiguous(), by_cost, by_beta, beta, floor)
-        return by_cost, by_beta, None, None
-
-
-class Remade:
-    """A cost volume that is not kept for the backward pass but made again when it comes to it."""
-
-    def __init__(self, make: Callable[[], Tensor]) -> None:
-        self._make = make
-        self._cost: Tensor | None = None
-
-    def take(self, last: bool) -> Tensor:
-        """The volume; it is given up after the last who needs it."""
-        cost = self._cost
-        if cost is None:
-            with torch.no_grad():
-                cost = self._make().contiguous()
-        self._cost = None if last else cost
-        return cost
+        cost = saved[0] if saved else volume.made()
+        shared = volume.grad if volume else None
+        by_cost = torch.empty_like(cost) if shared is None else shared
+        by_beta, grad, first = torch.zeros_like(beta), grads[0].contiguous(), shared is None
+        native.entropy_backward(cost, grad, by_cost, by_beta, beta, floor, first)
+        if volume:
+            volume.forget()
+        return (by_cost if first else None), by_beta, None, None
 
 
 class FusedWarp(torch.autograd.Function):
@@ -179,7 +190,7 @@ class Descent:
 
 
 class FusedDescent(torch.autograd.Function):
-    """``(cost, sigma, couplings (I,), temperature (1,), Descent, Remade or None)`` to the velocity.
+    """``(cost, sigma, couplings (I,), temperature (1,), Descent, Volume or None)`` to the velocity.
 
     ``cost`` is overwritten where it can be made again, and where no gradient is needed; then no
     iteration is kept either.
@@ -193,13 +204,13 @@ class FusedDescent(torch.autograd.Function):
         couplings: Tensor,
         temperature: Tensor,
         how: Descent,
-        remade: Remade | None = None,
+        volume: Volume | None = None,
     ) -> Tensor:
         cost, sigma = cost.contiguous(), sigma.contiguous()
-        keep = any(ctx.needs_input_grad)
+        keep, again = any(ctx.needs_input_grad), volume is not None and volume.make is not None
         filtered = cost
         if how.cost_filtering:
-            filtered = how.smooth_(cost.clone() if keep and not remade else cost, sigma)
+            filtered = how.smooth_(cost.clone() if keep and not again else cost, sigma)
         rounding = cost.new_zeros(cost.shape[0])
         if how.mode != native.SOFT:
             rounding = tie_margin(filtered)
@@ -214,9 +225,9 @@ class FusedDescent(torch.autograd.Function):
                 u, v = how.smooth_(v, sigma), spare if u is None else u
         assert u is not None
         if keep:
-            volumes = [] if remade else [cost, filtered]
+            volumes = [] if again else [cost, filtered]
             ctx.save_for_backward(sigma, couplings, temperature, *history, *volumes)
-            ctx.options = how, remade
+            ctx.options = how, volume, again
         return u
 
     @staticmethod
@@ -224,13 +235,13 @@ class FusedDescent(torch.autograd.Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *grads: Tensor
     ) -> Any:
-        how, remade = ctx.options
+        how, volume, again = ctx.options
         sigma, couplings, temperature, *history = ctx.saved_tensors
-        if remade is None:
+        if not again:
             cost, filtered = history[-2:]
             del history[-2:]
         else:
-            cost = filtered = remade.take(last=False)
+            cost = filtered = volume.made()
             if how.cost_filtering:
                 filtered = how.smooth_(cost.clone(), sigma)
         by_cost = torch.empty_like(filtered) if how.soft_gradient else None
@@ -259,6 +270,8 @@ class FusedDescent(torch.autograd.Function):
             grad = by_u
         if how.cost_filtering and by_cost is not None:
             how.smooth_backward(cost, sigma, by_cost, by_sigma)
+        if volume is not None:
+            volume.grad = by_cost
         return (
             by_cost,
             by_sigma,
@@ -280,3 +293,15 @@ def as_tensor(value: Tensor | float, like: Tensor) -> Tensor:
     if isinstance(value, Tensor):
         return value.to(like.dtype).reshape(1)
     return like.new_full((1,), value)
+
+
+def assign_fused(
+    cost: Tensor, smooth: Tensor | None, kind: int, coupling: Tensor, temperature: Tensor
+) -> Tensor:
+    """The v-step on its own, without a gradient."""
+    cost = cost.contiguous()
+    v = cost.new_empty((cost.shape[0], cost.dim() - 2, *cost.shape[2:]))
+    margin = cost.new_zeros(len(cost)) if kind == native.SOFT else tie_margin(cost)
+    u = None if smooth is None else smooth.contiguous()
+    native.assign(cost, u, v, kind, coupling, temperature, margin)
+    return v

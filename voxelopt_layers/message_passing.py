@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from voxelopt_layers import native
 from voxelopt_layers.displacement import Boundary
 
 # Elements handled at a time: enough to share among threads, or to fill a GPU, and no more.
@@ -49,6 +50,12 @@ def adaptive_gaussian(
     Returns:
         ``(B, C, *spatial)``.
     """
+    needs_grad = torch.is_grad_enabled() and (image.requires_grad or sigma.requires_grad)
+    if not needs_grad and native.suits(image, sigma):
+        image = image.clone(memory_format=torch.contiguous_format)
+        for _ in range(passes):
+            native.smooth_(image, sigma.contiguous(), radius, boundary == "border")
+        return image
     return filter_with_weights(image, gaussian_weights(sigma, radius), passes, boundary)
 
 

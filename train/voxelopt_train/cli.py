@@ -10,6 +10,7 @@ import torch
 from jsonargparse import ArgumentError, Namespace
 
 from voxelopt_models import EncoderError, WeightsError
+from voxelopt_train.benchmark.command import run_benchmark
 from voxelopt_train.commands import run_apply, run_demo, run_register
 from voxelopt_train.configs import find_configs
 from voxelopt_train.data.command import run_prepare
@@ -21,6 +22,7 @@ _COMMANDS = {
     "apply": run_apply,
     "demo": run_demo,
     "prepare": run_prepare,
+    "benchmark": run_benchmark,
 }
 _INTERRUPTED = 128 + 2  # what shells and make expect of a process that SIGINT ended
 _NOTHING_WRITTEN = "nothing was written"

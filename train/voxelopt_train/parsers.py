@@ -10,6 +10,7 @@ from jsonargparse import ArgumentParser
 
 import voxelopt_layers
 from voxelopt_layers.presets import PRESETS
+from voxelopt_train.benchmark.command import benchmark_parser
 from voxelopt_train.configs import config_names
 from voxelopt_train.data.command import prepare_parser
 from voxelopt_train.registration import ENCODERS
@@ -38,6 +39,7 @@ def build_parser() -> ArgumentParser:
         ("prepare", prepare_parser),
         ("compare", _compare_parser),
         ("ablate", _ablate_parser),
+        ("benchmark", benchmark_parser),
     ):
         subparser, summary = make()
         commands.add_subcommand(name, subparser, help=summary)

@@ -84,7 +84,9 @@ def _call(name: str, shape_of: Tensor, *arguments: Any) -> Any:
             converted.append(None if argument is None else ctypes.c_long(argument))
     kernel = library[f"voxelopt_{name}"]
     kernel.restype = ctypes.c_float if name == "reach" else None
-    return kernel(*converted, ctypes.c_long(torch.get_num_threads()))
+    # A thread costs as much to start as some ten thousand values take to go through.
+    threads = min(torch.get_num_threads(), max(1, shape_of.numel() // 2**14))
+    return kernel(*converted, ctypes.c_long(threads))
 
 
 _SHAPE = object()
@@ -153,11 +155,17 @@ def entropy(cost: Tensor, entropy: Tensor, beta: Tensor, floor: float) -> None:
 
 @_operator("grad_cost", "grad_beta")
 def entropy_backward(
-    cost: Tensor, grad: Tensor, grad_cost: Tensor, grad_beta: Tensor, beta: Tensor, floor: float
+    cost: Tensor,
+    grad: Tensor,
+    grad_cost: Tensor,
+    grad_beta: Tensor,
+    beta: Tensor,
+    floor: float,
+    first: bool,
 ) -> None:
-    """Write the gradients of cost and beta."""
+    """Add to the gradient of the cost (write it, where ``first``), write that of beta."""
     tensors = (cost, grad, grad_cost, grad_beta)
-    _call("entropy_backward", cost, *tensors, _SHAPE, beta, *_floor(floor))
+    _call("entropy_backward", cost, *tensors, _SHAPE, beta, *_floor(floor), first)
 
 
 def _floor(floor: float) -> tuple[float, bool]:

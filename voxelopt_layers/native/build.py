@@ -78,11 +78,11 @@ def find_compiler() -> list[str] | None:
 def _load_from(folder: Path, compiler: list[str]) -> ctypes.CDLL:
     path = folder / f"kernels-{_fingerprint(compiler)}.so"
     if not path.exists():
-        _compile(compiler, path)
+        compile_kernels(compiler, path)
     return ctypes.CDLL(str(path))
 
 
-def _compile(compiler: list[str], target: Path) -> None:
+def compile_kernels(compiler: list[str], target: Path) -> None:
     """Compile each source on its own, side by side, and link them; the target appears whole."""
     sources = sorted(_SOURCES.glob("*.cpp"))
     with tempfile.TemporaryDirectory(dir=target.parent) as temporary:

@@ -90,7 +90,7 @@ extern "C" void voxelopt_warp(const float *image, const float *displacement, flo
   });
 }
 
-// Adds to grad_image, one channel to a thread, since samples fall anywhere, and then to
+// Adds to grad_image, no channel on two threads, since samples fall anywhere, and then to
 // grad_displacement, row by row; either may be null, and both the same.
 extern "C" void voxelopt_warp_backward(const float *image, const float *displacement,
                                        const float *grad, float *grad_image,
@@ -103,13 +103,14 @@ extern "C" void voxelopt_warp_backward(const float *image, const float *displace
                line % shape->height, border != 0);
   };
   if (grad_image) {
-    parallel(shape->batch * channels, threads, [&](long volume, long) {
+    const long groups = std::min(threads, channels);
+    parallel(shape->batch * groups, threads, [&](long item, long) {
       Row row;
-      float *to = grad_image + volume * voxels;
-      for (long line = 0; line < lines; ++line) {
-        locate(row, volume / channels, line);
+      const Axis &d = row.d, &h = row.h, &w = row.w;
+      // Every group has each so many of the channels.
+      auto scatter_row = [&](long volume, long line) {
+        float *to = grad_image + volume * voxels;
         const float *g = grad + volume * voxels + line * n;
-        const Axis &d = row.d, &h = row.h, &w = row.w;
         for (long i = 0; i < n; ++i) {
           auto scatter = [&](float *plane, float share) {
             float *low = plane + h.low[i], *high = plane + h.high[i];
@@ -121,6 +122,11 @@ extern "C" void voxelopt_warp_backward(const float *image, const float *displace
           scatter(to + d.low[i], g[i] * d.low_weight[i]);
           if (axes == 3) scatter(to + d.high[i], g[i] * d.high_weight[i]);
         }
+      };
+      const long b = item / groups;
+      for (long line = 0; line < lines; ++line) {
+        locate(row, b, line);
+        for (long c = item % groups; c < channels; c += groups) scatter_row(b * channels + c, line);
       }
     });
   }

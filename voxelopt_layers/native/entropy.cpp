@@ -68,10 +68,11 @@ extern "C" void voxelopt_entropy(const float *cost, float *entropy, const Shape 
   });
 }
 
-// Writes grad_cost; grad_beta (one value) is summed in the order of the blocks.
+// Adds to grad_cost, or writes it where `first`; grad_beta (one value) is summed in the order of the blocks.
 extern "C" void voxelopt_entropy_backward(const float *cost, const float *grad, float *grad_cost,
                                           float *grad_beta, const Shape *shape, const float *beta,
-                                          float log_floor, long has_floor, long threads) {
+                                          float log_floor, long has_floor, long first,
+                                          long threads) {
   const long voxels = shape->voxels(), offsets = shape->channels;
   const long blocks = (voxels + BLOCK - 1) / BLOCK;
   std::vector<double> parts(shape->batch * blocks);
@@ -109,7 +110,8 @@ extern "C" void voxelopt_entropy_backward(const float *cost, const float *grad, 
     float *out = grad_cost + b * offsets * voxels + x;
     for (long o = 0; o < offsets; ++o) {
       const float *from = exponent.data() + o * BLOCK;
-      std::copy(from, from + n, out + o * voxels);
+      float *to = out + o * voxels;
+      for (long i = 0; i < n; ++i) to[i] = first ? from[i] : to[i] + from[i];
     }
   });
   double sum = 0;

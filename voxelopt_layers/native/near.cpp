@@ -153,45 +153,53 @@ extern "C" void voxelopt_warp_near_backward(const float *image, const float *dis
 
   auto line = [&](long b, long d, long h, float *rows, float *sent) {
     const float *u = displacement + b * axes * voxels;
-    const long start = d * shape->plane() + h * width;
-    float *by_u = grad_displacement ? grad_displacement + b * axes * voxels + start : nullptr;
+    const long start = d * shape->plane() + h * width, size = 9 * padded;
     for (long c = 0; c < channels; ++c) {
-      const long volume = (b * channels + c) * voxels;
-      near.load_rows(image + volume, d, h, rows);
-      sixteen_at_a_time(width, [&](long x, auto left) {
-        const Lanes g = load(grad + volume + start + x, left);
-        Near::Weights w[3];
-        near.weights(u, d, h, x, left, w);
-        Lanes change[3] = {};
+      near.load_rows(image + (b * channels + c) * voxels, d, h, rows + c * size);
+    }
+    sixteen_at_a_time(width, [&](long x, auto left) {
+      Near::Weights w[3];
+      near.weights(u, d, h, x, left, w);
+      Lanes change[3] = {};
+      for (long c = 0; c < channels; ++c) {
+        const Lanes g = load(grad + (b * channels + c) * voxels + start + x, left);
         for (long z = near.first(); z < near.last(); ++z) {
+          Lanes along_h = {}, slope_h = {}, slope_w = {};
+          const Lanes share_z = g * w[0].w[z];
           for (long y = 0; y < 3; ++y) {
-            const long at = (z * 3 + y) * padded + x;
-            const Lanes share = g * w[0].w[z] * w[1].w[y];
-            Lanes along = {}, slope = {};
-            for (long i = 0; i < 3; ++i) {
-              const Lanes value = load(rows + at + i);
-              along += w[2].w[i] * value;
-              slope += w[2].slope[i] * value;
-              store(share * w[2].w[i], sent + 3 * (at - x) + i * padded + 1 + x);
-            }
-            change[2] += share * slope;
-            change[1] += g * w[0].w[z] * w[1].slope[y] * along;
-            change[0] += g * w[0].slope[z] * w[1].w[y] * along;
+            const long row = (z * 3 + y) * padded;
+            const float *values = rows + c * size + row + x;
+            float *to = sent + 3 * (c * size + row) + 1 + x;
+            const Lanes before = load(values), at = load(values + 1), after = load(values + 2);
+            const Lanes share = share_z * w[1].w[y];
+            store(share * w[2].w[0], to);
+            store(share * w[2].w[1], to + padded);
+            store(share * w[2].w[2], to + 2 * padded);
+            const Lanes along = w[2].w[0] * before + w[2].w[1] * at + w[2].w[2] * after;
+            along_h += w[1].w[y] * along;
+            slope_h += w[1].slope[y] * along;
+            slope_w += w[1].w[y] * (w[2].slope[0] * before + w[2].slope[1] * at +
+                                    w[2].slope[2] * after);
           }
+          change[2] += share_z * slope_w;
+          change[1] += share_z * slope_h;
+          change[0] += g * w[0].slope[z] * along_h;
         }
-        for (long axis = 0; axis < axes && by_u; ++axis) {
-          float *to = by_u + axis * voxels + x;
-          store(load(to, left) + change[3 - axes + axis], to, left);
-        }
-      });
-      if (grad_image) near.add_rows(sent, d, h, grad_image + volume);
+      }
+      for (long axis = 0; axis < axes && grad_displacement; ++axis) {
+        float *to = grad_displacement + (b * axes + axis) * voxels + start + x;
+        store(load(to, left) + change[3 - axes + axis], to, left);
+      }
+    });
+    for (long c = 0; c < channels && grad_image; ++c) {
+      near.add_rows(sent + 3 * c * size, d, h, grad_image + (b * channels + c) * voxels);
     }
   };
 
   for (long odd = 0; odd < 2; ++odd) {
     const long half = (slabs + 1 - odd) / 2;
     parallel(shape->batch * half, threads, [&](long item, long) {
-      std::vector<float> rows(9 * padded), sent(27 * padded);
+      std::vector<float> rows(channels * 9 * padded), sent(channels * 27 * padded);
       const long b = item / half, from = (2 * (item % half) + odd) * thick;
       for (long i = from; i < std::min(length, from + thick); ++i) {
         for (long h = 0; h < (axes == 3 ? shape->height : 1); ++h) {

@@ -1,0 +1,171 @@
+"""``voxelopt benchmark``: time, memory and bandwidth on this machine, against a naive version."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import ArgumentParser, Namespace
+from rich.console import Console
+from rich.table import Table
+
+import voxelopt_layers
+from voxelopt_layers.native import build
+from voxelopt_layers.presets import PRESETS
+from voxelopt_train.errors import InputError
+from voxelopt_train.files import atomic_output, check_writable
+
+_WHOLE = {
+    "naive": "naive PyTorch",
+    "operators": "the layer without kernels",
+    "kernels": "the layer",
+    "unrolled": "training step, unrolled",
+    "checkpointed": "training step, checkpointed",
+}
+# Naive autograd, and naive inference beyond this many voxels, would not fit most machines.
+_NAIVE_VOXELS = 2_000_000
+
+
+def benchmark_parser() -> tuple[ArgumentParser, str]:
+    """The options of the command, and what it does in a sentence."""
+    summary = "Measure time, memory and bandwidth of the layer on this machine."
+    parser = ArgumentParser(description=summary, exit_on_error=False)
+    add = parser.add_argument
+    add("--sizes", type=list[str], default=["48x40x64", "96x80x128"], help="voxels, DxHxW each")
+    add("--channels", type=int, default=8, help="of the feature maps")
+    add("--preset", choices=sorted(PRESETS), help="settings; without it, the layer's defaults")
+    add("--runs", type=int, default=3, help="of each measurement; the fastest counts")
+    add("--device", type=str, default="cuda" if torch.cuda.is_available() else "cpu")
+    add("-o", "--output", type=str, metavar="FILE", help="keep all numbers (.json)")
+    return parser, summary
+
+
+def run_benchmark(options: Namespace) -> None:
+    """Measure, print tables, and write the numbers if asked to."""
+    sizes = [_size(text) for text in options.sizes]
+    if min(options.channels, options.runs) < 1:
+        raise InputError("--channels and --runs must be at least 1")
+    if options.output is not None:
+        check_writable(Path(options.output).absolute().parent)
+    console = Console()
+    machine = _machine(options.device)
+    console.print(", ".join(f"{name}: {value}" for name, value in machine.items()))
+    results: dict[str, Any] = {"machine": machine, "preset": options.preset, "sizes": {}}
+    for size in sizes:
+        name = "x".join(map(str, size))
+        with console.status(name) as status:
+            measured = _measure_size(size, options, lambda what, now=status: now.update(what))
+        results["sizes"][name] = measured
+        console.print(_whole_table(name, measured), _stage_table(name, measured))
+    if options.output is not None:
+        with atomic_output(Path(options.output)) as path:
+            path.write_text(json.dumps(results, indent=1) + "\n")
+
+
+def _measure_size(size: list[int], options: Namespace, progress: Any) -> dict[str, Any]:
+    settings = PRESETS[options.preset] if options.preset else {}
+    soft = {**settings, "assignment": "soft"}  # what gradients can be trained through
+    measured: dict[str, Any] = {}
+    for what, label in {**_WHOLE, "stages": "stages"}.items():
+        if what == "naive" and size[0] * size[1] * size[2] > _NAIVE_VOXELS:
+            continue
+        progress(label)
+        spec = {
+            "what": what,
+            "settings": soft if what in ("unrolled", "checkpointed") else settings,
+            "size": size,
+            "channels": options.channels,
+            "device": options.device,
+            "runs": options.runs,
+        }
+        measured[what] = _in_process(spec)
+    if soft != settings:  # what a training step is a multiple of
+        progress("soft inference")
+        measured["soft"] = _in_process({**spec, "what": "kernels", "settings": soft})
+    return measured
+
+
+def _in_process(spec: dict[str, Any]) -> dict[str, Any]:
+    command = [sys.executable, "-m", "voxelopt_train.benchmark.worker", json.dumps(spec)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or ["it was killed, maybe for want of memory"])[-1]
+        return {"failed": last}
+    return json.loads(done.stdout)
+
+
+def _whole_table(name: str, measured: dict[str, Any]) -> Table:
+    table = Table(title=f"{name}: whole registrations and training steps")
+    for column in ("", "seconds", "naive / this", "training / inference", "peak above inputs, MB"):
+        table.add_column(column, justify="left" if not column else "right")
+    naive = measured.get("naive", {}).get("seconds")
+    inference = measured.get("soft", measured["kernels"]).get("seconds")
+    for what, label in _WHOLE.items():
+        row = measured.get(what)
+        if row is None or "failed" in row:
+            table.add_row(label, "" if row is None else row["failed"])
+            continue
+        seconds, training = row["seconds"], what in ("unrolled", "checkpointed")
+        table.add_row(
+            label,
+            f"{seconds:.3f}",
+            f"{naive / seconds:.1f}" if naive and not training else "",
+            f"{seconds / inference:.1f}" if inference and training else "",
+            f"{row['peak_mb']:.0f}",
+        )
+    return table
+
+
+def _stage_table(name: str, measured: dict[str, Any]) -> Table:
+    stages = measured["stages"]
+    if "failed" in stages:
+        return Table(title=f"stages: {stages['failed']}")
+    copy = stages["copy_gb_per_s"]
+    title = f"{name}: stages of a warp at the finest level (copying moves {copy:.1f} GB/s)"
+    table = Table(title=title)
+    for column in ("", "calls", "ms each", "MB each", "GB/s", "share of copying, %"):
+        table.add_column(column, justify="left" if not column else "right")
+    for row in stages["stages"]:
+        rate = row["bytes"] / row["seconds"] / 1e9
+        table.add_row(
+            row["stage"],
+            str(row["calls"]),
+            f"{1e3 * row['seconds']:.1f}",
+            f"{row['bytes'] / 1e6:.0f}",
+            f"{rate:.1f}",
+            f"{100 * rate / copy:.0f}",
+        )
+    return table
+
+
+def _machine(device: str) -> dict[str, Any]:
+    """What the numbers depend on; how long the kernels take to compile, with nothing in a cache."""
+    machine: dict[str, Any] = {
+        "voxelopt": voxelopt_layers.__version__,
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+    }
+    if device.startswith("cuda"):
+        return machine | {"device": torch.cuda.get_device_name(device)}
+    compiler = build.find_compiler()
+    machine["processor"] = platform.processor() or platform.machine()
+    if compiler is None:
+        return machine | {"kernels": "no C++ compiler, so none"}
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        build.compile_kernels(compiler, Path(folder) / "kernels.so")
+        return machine | {"kernels compiled in": f"{time.perf_counter() - start:.1f} s, once"}
+
+
+def _size(text: str) -> list[int]:
+    parts = text.lower().split("x")
+    if len(parts) != 3 or not all(p.isdigit() and int(p) > 0 for p in parts):
+        raise InputError(f"--sizes must be three numbers of voxels like 96x80x128, got {text}")
+    return [int(p) for p in parts]
