@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -219,7 +220,9 @@ class VoxelOptLayer(nn.Module):
                 velocities = []
                 entropy = None
                 for _ in range(self.warps_per_level):
-                    velocity, entropy = self._velocity(f, m, f_mask, m_mask, _compose(start, u))
+                    velocity, entropy = self.solver(
+                        *self._cost(f, m, f_mask, m_mask, _compose(start, u))
+                    )
                     velocities.append(velocity)
                     u = _compose(u, exponentiate(velocity, self.integration_steps))
                     if inverse:
@@ -235,30 +238,32 @@ class VoxelOptLayer(nn.Module):
                 u_inverse = None if u_inverse is None else compose(u_inverse, invert(initial))
         return Solution(u, u_inverse, tuple(levels))
 
-    def _velocity(
+    def _cost(
         self,
         fixed: Tensor,
         moving: Tensor,
         fixed_mask: Tensor | None,
         moving_mask: Tensor | None,
         displacement: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
-        """Velocity and entropy of one warp at one level."""
+    ) -> tuple[Tensor, Callable[[], Tensor] | None]:
+        """Cost volume of one warp, and what makes it again where there is a gradient to come.
+
+        Without a gradient the warped map ends here, before the solver needs its memory.
+        """
         if displacement is not None:
             moving, moving_mask = warp_features(moving, moving_mask, displacement, self.boundary)
-
-        def make() -> Tensor:
-            return cost_volume(
-                fixed,
-                moving,
-                self.search_radius,
-                self.dissimilarity,
-                self.boundary,
-                fixed_mask,
-                moving_mask,
-            )
-
-        return self.solver(make(), make)
+        make = partial(
+            cost_volume,
+            fixed,
+            moving,
+            self.search_radius,
+            self.dissimilarity,
+            self.boundary,
+            fixed_mask,
+            moving_mask,
+        )
+        cost = make()
+        return cost, make if cost.requires_grad else None
 
     def _upsample(
         self, displacement: Tensor | None, shape: Sequence[int], exact: bool = False

@@ -92,7 +92,7 @@ def _register_and_save(
     protocol: Protocol = "voxelopt",
     beside: Mapping[str, Image] | None = None,
 ) -> None:
-    layer, device = _layer(options), _device(options.device)
+    layer, device = _layer(options), torch_device(options.device)
     check_writable(split_prefix(options.output)[0])
     check_kept((fixed, moving, *labels, initial), output_paths(options.output))
     with progress_bar(stages=7 + layer.levels) as stage:
@@ -131,7 +131,8 @@ def _layer(options: Namespace) -> VoxelOptLayer:
         raise InputError(f"--layer: {error}") from error
 
 
-def _device(name: str) -> torch.device:
+def torch_device(name: str) -> torch.device:
+    """The device of this name, or InputError where this machine has none."""
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).cpu()

@@ -13,12 +13,14 @@ from typing import Any
 
 import torch
 from jsonargparse import ArgumentParser, Namespace
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 import voxelopt_layers
 from voxelopt_layers.native import build
 from voxelopt_layers.presets import PRESETS
+from voxelopt_train.commands import torch_device
 from voxelopt_train.errors import InputError
 from voxelopt_train.files import atomic_output, check_writable
 
@@ -29,7 +31,7 @@ _WHOLE = {
     "unrolled": "training step, unrolled",
     "checkpointed": "training step, checkpointed",
 }
-# Naive autograd, and naive inference beyond this many voxels, would not fit most machines.
+# Beyond this many voxels the naive version would not fit most machines.
 _NAIVE_VOXELS = 2_000_000
 
 
@@ -38,7 +40,14 @@ def benchmark_parser() -> tuple[ArgumentParser, str]:
     summary = "Measure time, memory and bandwidth of the layer on this machine."
     parser = ArgumentParser(description=summary, exit_on_error=False)
     add = parser.add_argument
-    add("--sizes", type=list[str], default=["48x40x64", "96x80x128"], help="voxels, DxHxW each")
+    add(
+        "--sizes",
+        type=str,
+        nargs="+",
+        default=["48x40x64", "96x80x128"],
+        metavar="DxHxW",
+        help="voxels of the feature maps",
+    )
     add("--channels", type=int, default=8, help="of the feature maps")
     add("--preset", choices=sorted(PRESETS), help="settings; without it, the layer's defaults")
     add("--runs", type=int, default=3, help="of each measurement; the fastest counts")
@@ -50,6 +59,7 @@ def benchmark_parser() -> tuple[ArgumentParser, str]:
 def run_benchmark(options: Namespace) -> None:
     """Measure, print tables, and write the numbers if asked to."""
     sizes = [_size(text) for text in options.sizes]
+    torch_device(options.device)
     if min(options.channels, options.runs) < 1:
         raise InputError("--channels and --runs must be at least 1")
     if options.output is not None:
@@ -64,6 +74,9 @@ def run_benchmark(options: Namespace) -> None:
             measured = _measure_size(size, options, lambda what, now=status: now.update(what))
         results["sizes"][name] = measured
         console.print(_whole_table(name, measured), _stage_table(name, measured))
+        for what, row in measured.items():
+            if "failed" in row:
+                console.print(f"{_WHOLE.get(what, what)} failed: {row['failed']}")
     if options.output is not None:
         with atomic_output(Path(options.output)) as path:
             path.write_text(json.dumps(results, indent=1) + "\n")
@@ -72,23 +85,22 @@ def run_benchmark(options: Namespace) -> None:
 def _measure_size(size: list[int], options: Namespace, progress: Any) -> dict[str, Any]:
     settings = PRESETS[options.preset] if options.preset else {}
     soft = {**settings, "assignment": "soft"}  # what gradients can be trained through
+
+    def measure(what: str, label: str, its_settings: dict[str, Any]) -> dict[str, Any]:
+        progress(label)
+        numbers = {"channels": options.channels, "runs": options.runs, "device": options.device}
+        result = _in_process({"what": what, "settings": its_settings, "size": size, **numbers})
+        if "failed" in result and what in ("kernels", "stages"):
+            raise InputError(f"the layer could not be measured: {result['failed']}")
+        return result
+
     measured: dict[str, Any] = {}
     for what, label in {**_WHOLE, "stages": "stages"}.items():
-        if what == "naive" and size[0] * size[1] * size[2] > _NAIVE_VOXELS:
-            continue
-        progress(label)
-        spec = {
-            "what": what,
-            "settings": soft if what in ("unrolled", "checkpointed") else settings,
-            "size": size,
-            "channels": options.channels,
-            "device": options.device,
-            "runs": options.runs,
-        }
-        measured[what] = _in_process(spec)
+        if what != "naive" or size[0] * size[1] * size[2] <= _NAIVE_VOXELS:
+            training = what in ("unrolled", "checkpointed")
+            measured[what] = measure(what, label, soft if training else settings)
     if soft != settings:  # what a training step is a multiple of
-        progress("soft inference")
-        measured["soft"] = _in_process({**spec, "what": "kernels", "settings": soft})
+        measured["soft"] = measure("kernels", "soft inference", soft)
     return measured
 
 
@@ -102,15 +114,14 @@ def _in_process(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def _whole_table(name: str, measured: dict[str, Any]) -> Table:
-    table = Table(title=f"{name}: whole registrations and training steps")
-    for column in ("", "seconds", "naive / this", "training / inference", "peak above inputs, MB"):
-        table.add_column(column, justify="left" if not column else "right")
+    title = f"{name}: one pair, inference and training steps (memory: peak above the inputs)"
+    table = _table(title, "seconds", "x faster than naive", "x inference", "memory, MB")
     naive = measured.get("naive", {}).get("seconds")
     inference = measured.get("soft", measured["kernels"]).get("seconds")
     for what, label in _WHOLE.items():
         row = measured.get(what)
         if row is None or "failed" in row:
-            table.add_row(label, "" if row is None else row["failed"])
+            table.add_row(label, "failed" if row else "left out")
             continue
         seconds, training = row["seconds"], what in ("unrolled", "checkpointed")
         table.add_row(
@@ -125,13 +136,9 @@ def _whole_table(name: str, measured: dict[str, Any]) -> Table:
 
 def _stage_table(name: str, measured: dict[str, Any]) -> Table:
     stages = measured["stages"]
-    if "failed" in stages:
-        return Table(title=f"stages: {stages['failed']}")
     copy = stages["copy_gb_per_s"]
     title = f"{name}: stages of a warp at the finest level (copying moves {copy:.1f} GB/s)"
-    table = Table(title=title)
-    for column in ("", "calls", "ms each", "MB each", "GB/s", "share of copying, %"):
-        table.add_column(column, justify="left" if not column else "right")
+    table = _table(title, "calls", "ms each", "MB each", "GB/s", "% of copying")
     for row in stages["stages"]:
         rate = row["bytes"] / row["seconds"] / 1e9
         table.add_row(
@@ -142,6 +149,14 @@ def _stage_table(name: str, measured: dict[str, Any]) -> Table:
             f"{rate:.1f}",
             f"{100 * rate / copy:.0f}",
         )
+    return table
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("", no_wrap=True)
+    for column in columns:
+        table.add_column(column, justify="right")
     return table
 
 

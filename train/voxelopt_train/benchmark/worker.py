@@ -39,6 +39,8 @@ def measure(
     ``what`` is one of naive, operators, kernels (inference), unrolled, checkpointed (a training
     step: forward, and backward to both feature maps) and stages.
     """
+    if what not in ("naive", "operators", "kernels", "unrolled", "checkpointed", "stages"):
+        raise ValueError(f"nothing to measure is called {what}")
     fixed, moving = features(size, channels, device)
     if what == "stages":
         return measure_stages(fixed, moving, VoxelOptLayer(**settings), runs)
