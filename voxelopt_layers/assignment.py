@@ -50,7 +50,8 @@ def assign(
     needs_grad = torch.is_grad_enabled() and any(
         isinstance(x, Tensor) and x.requires_grad for x in inputs
     )
-    if not needs_grad and native.suits(cost, smooth):
+    fits = smooth is None or smooth.shape == (cost.shape[0], d, *spatial)
+    if fits and not needs_grad and native.suits(cost, smooth):
         hard_kind = native.HARD_MEAN if ties == "mean" else native.HARD_SUM
         kind = native.SOFT if assignment == "soft" else hard_kind
         return assign_fused(

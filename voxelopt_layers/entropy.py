@@ -29,7 +29,8 @@ def cost_entropy(
     Returns:
         ``(B, 1, *spatial)``, in nats, between 0 and ``log K``.
     """
-    if native.suits(cost):
+    single = not isinstance(beta, Tensor) or beta.numel() == 1
+    if single and native.suits(cost):
         return FusedEntropy.apply(cost, as_tensor(beta, cost), float(probability_floor))
     # Streamed over the offsets, so that neither P nor P log P is ever a whole volume.
     slices = cost.unbind(1)

@@ -48,40 +48,33 @@ class FusedCostVolume(torch.autograd.Function):
         return by_fixed, by_moving, None, None, None, None
 
 
-class Volume:
-    """A cost volume as entropy and descent share it: their common gradient, and how to make it.
+class Remade:
+    """A cost volume that is not kept for the backward pass but made again when it comes to it."""
 
-    Args:
-        make: makes the volume again, so that it need not be kept for the backward pass; or None.
-    """
-
-    def __init__(self, make: Callable[[], Tensor] | None = None) -> None:
-        self.make = make
+    def __init__(self, make: Callable[[], Tensor]) -> None:
+        self._make = make
         self._cost: Tensor | None = None
-        self.grad: Tensor | None = None  # what descent has sent back, for entropy to add to
 
-    def made(self) -> Tensor:
-        """The volume once more; entropy, the last who needs it, calls `forget`."""
-        assert self.make is not None
-        if self._cost is None:
-            with torch.no_grad():
-                self._cost = self.make().contiguous()
-        return self._cost
-
-    def forget(self) -> None:
-        self._cost = self.grad = None
+    def cost(self, last: bool) -> Tensor:
+        """The volume; it is given up with the last who needs it."""
+        cost = self._cost
+        if cost is None:
+            with torch.no_grad(), torch.autocast("cpu", enabled=False):
+                cost = self._make().contiguous()
+        self._cost = None if last else cost
+        return cost
 
 
 class FusedEntropy(torch.autograd.Function):
-    """``(cost, beta (1,), probability_floor, Volume or None)`` to the entropy in nats."""
+    """``(cost, beta (1,), probability_floor, Remade or None)`` to the entropy in nats."""
 
     @staticmethod
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, cost: Tensor, beta: Tensor, floor: float, volume: Volume | None = None
+        ctx: Any, cost: Tensor, beta: Tensor, floor: float, remade: Remade | None = None
     ) -> Tensor:
         cost = cost.contiguous()
-        ctx.save_for_backward(beta, *([] if volume and volume.make else [cost]))
-        ctx.options = floor, volume
+        ctx.save_for_backward(beta, *([] if remade else [cost]))
+        ctx.options = floor, remade
         entropy = cost.new_empty((cost.shape[0], 1, *cost.shape[2:]))
         native.entropy(cost, entropy, beta, floor)
         return entropy
@@ -91,16 +84,12 @@ class FusedEntropy(torch.autograd.Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *grads: Tensor
     ) -> Any:
-        floor, volume = ctx.options
+        floor, remade = ctx.options
         beta, *saved = ctx.saved_tensors
-        cost = saved[0] if saved else volume.made()
-        shared = volume.grad if volume else None
-        by_cost = torch.empty_like(cost) if shared is None else shared
-        by_beta, grad, first = torch.zeros_like(beta), grads[0].contiguous(), shared is None
-        native.entropy_backward(cost, grad, by_cost, by_beta, beta, floor, first)
-        if volume:
-            volume.forget()
-        return (by_cost if first else None), by_beta, None, None
+        cost = saved[0] if saved else remade.cost(last=True)
+        by_cost, by_beta = torch.empty_like(cost), torch.zeros_like(beta)
+        native.entropy_backward(cost, grads[0].contiguous(), by_cost, by_beta, beta, floor)
+        return by_cost, by_beta, None, None
 
 
 class FusedWarp(torch.autograd.Function):
@@ -190,7 +179,7 @@ class Descent:
 
 
 class FusedDescent(torch.autograd.Function):
-    """``(cost, sigma, couplings (I,), temperature (1,), Descent, Volume or None)`` to the velocity.
+    """``(cost, sigma, couplings (I,), temperature (1,), Descent, Remade or None)`` to the velocity.
 
     ``cost`` is overwritten where it can be made again, and where no gradient is needed; then no
     iteration is kept either.
@@ -204,13 +193,13 @@ class FusedDescent(torch.autograd.Function):
         couplings: Tensor,
         temperature: Tensor,
         how: Descent,
-        volume: Volume | None = None,
+        remade: Remade | None = None,
     ) -> Tensor:
         cost, sigma = cost.contiguous(), sigma.contiguous()
-        keep, again = any(ctx.needs_input_grad), volume is not None and volume.make is not None
+        keep = any(ctx.needs_input_grad)
         filtered = cost
         if how.cost_filtering:
-            filtered = how.smooth_(cost.clone() if keep and not again else cost, sigma)
+            filtered = how.smooth_(cost.clone() if keep and not remade else cost, sigma)
         rounding = cost.new_zeros(cost.shape[0])
         if how.mode != native.SOFT:
             rounding = tie_margin(filtered)
@@ -225,9 +214,9 @@ class FusedDescent(torch.autograd.Function):
                 u, v = how.smooth_(v, sigma), spare if u is None else u
         assert u is not None
         if keep:
-            volumes = [] if again else [cost, filtered]
+            volumes = [] if remade else [cost, filtered]
             ctx.save_for_backward(sigma, couplings, temperature, *history, *volumes)
-            ctx.options = how, volume, again
+            ctx.options = how, remade
         return u
 
     @staticmethod
@@ -235,13 +224,13 @@ class FusedDescent(torch.autograd.Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *grads: Tensor
     ) -> Any:
-        how, volume, again = ctx.options
+        how, remade = ctx.options
         sigma, couplings, temperature, *history = ctx.saved_tensors
-        if not again:
+        if remade is None:
             cost, filtered = history[-2:]
             del history[-2:]
         else:
-            cost = filtered = volume.made()
+            cost = filtered = remade.cost(last=False)
             if how.cost_filtering:
                 filtered = how.smooth_(cost.clone(), sigma)
         by_cost = torch.empty_like(filtered) if how.soft_gradient else None
@@ -270,8 +259,6 @@ class FusedDescent(torch.autograd.Function):
             grad = by_u
         if how.cost_filtering and by_cost is not None:
             how.smooth_backward(cost, sigma, by_cost, by_sigma)
-        if volume is not None:
-            volume.grad = by_cost
         return (
             by_cost,
             by_sigma,

@@ -70,6 +70,9 @@ class VoxelOptLayer(nn.Module):
     Gradients are first-order: the backward pass of the cost volume is written by hand, and neither
     double backward nor the transforms of `torch.func` go through it.
 
+    In float32 on CPU the layer runs on compiled kernels (`voxelopt_layers.native`), elsewhere in
+    PyTorch's own operators; results agree to rounding, which may tip a voxel whose offsets tie.
+
     Raises:
         ValueError: a keyword is out of its range.
     """
@@ -254,8 +257,9 @@ class VoxelOptLayer(nn.Module):
             moving, moving_mask = warp_features(moving, moving_mask, displacement, self.boundary)
         make = partial(
             cost_volume,
-            fixed,
-            moving,
+            # As the kernels keep them: a copy of their own, or one whose changes are noticed.
+            fixed.contiguous(),
+            moving.contiguous(),
             self.search_radius,
             self.dissimilarity,
             self.boundary,
@@ -263,7 +267,9 @@ class VoxelOptLayer(nn.Module):
             moving_mask,
         )
         cost = make()
-        return cost, make if cost.requires_grad else None
+        # A function of the user's may be random: it is called once.
+        again = cost.requires_grad and not callable(self.dissimilarity)
+        return cost, make if again else None
 
     def _upsample(
         self, displacement: Tensor | None, shape: Sequence[int], exact: bool = False

@@ -51,7 +51,8 @@ def adaptive_gaussian(
         ``(B, C, *spatial)``.
     """
     needs_grad = torch.is_grad_enabled() and (image.requires_grad or sigma.requires_grad)
-    if not needs_grad and native.suits(image, sigma):
+    fits = sigma.shape == (image.shape[0], 1, *image.shape[2:])
+    if fits and not needs_grad and native.suits(image, sigma):
         image = image.clone(memory_format=torch.contiguous_format)
         for _ in range(passes):
             native.smooth_(image, sigma.contiguous(), radius, boundary == "border")

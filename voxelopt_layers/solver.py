@@ -20,7 +20,7 @@ from voxelopt_layers import native
 from voxelopt_layers.assignment import Assignment, assign
 from voxelopt_layers.displacement import Boundary
 from voxelopt_layers.entropy import cost_entropy, entropy_to_sigma
-from voxelopt_layers.fused import Descent, FusedDescent, FusedEntropy, Volume, as_tensor
+from voxelopt_layers.fused import Descent, FusedDescent, FusedEntropy, Remade, as_tensor
 from voxelopt_layers.message_passing import filter_with_weights, gaussian_weights
 
 GradientMode = Literal["unrolled", "checkpointed", "truncated"]
@@ -155,11 +155,12 @@ class CoordinateDescent(nn.Module):
 
     def _fused(self, cost: Tensor, remake: Callable[[], Tensor] | None) -> tuple[Tensor, Tensor]:
         """`forward` on kernels."""
-        volume = None
-        if cost.requires_grad and not torch.compiler.is_compiling():
-            volume = Volume(remake if self.gradient == "checkpointed" else None)
+        remade = None
+        again = self.gradient == "checkpointed" and cost.requires_grad
+        if again and remake is not None and not torch.compiler.is_compiling():
+            remade = Remade(remake)
         beta = as_tensor(self.value("beta"), cost)
-        entropy = FusedEntropy.apply(cost, beta, self.probability_floor, volume)
+        entropy = FusedEntropy.apply(cost, beta, self.probability_floor, remade)
         sigma = self._sigma(entropy)
         theta = self.value("theta")
         if not isinstance(theta, Tensor):
@@ -175,7 +176,7 @@ class CoordinateDescent(nn.Module):
             border=self.boundary == "border",
         )
         temperature = as_tensor(self.value("temperature"), cost)
-        u = FusedDescent.apply(cost, sigma, 1 / (2 * theta), temperature, how, volume)
+        u = FusedDescent.apply(cost, sigma, 1 / (2 * theta), temperature, how, remade)
         return u, entropy
 
     def forward(

@@ -50,14 +50,17 @@ def set_aside() -> Iterator[None]:
 
 
 def suits(*tensors: Tensor | None) -> bool:
-    """Whether the kernels take these tensors: float32 on CPU, none of them too large to index."""
+    """Whether the kernels take these ``(B, C, *spatial)``: float32 on CPU, in 2-D or 3-D."""
+    return all(t is None or _suits(t) for t in tensors) and available()
+
+
+def _suits(tensor: Tensor) -> bool:
     return (
-        all(
-            t is None
-            or (t.device.type == "cpu" and t.dtype == torch.float32 and 0 < t[0, 0].numel() < 2**31)
-            for t in tensors
-        )
-        and available()
+        tensor.device.type == "cpu"
+        and tensor.dtype == torch.float32
+        and tensor.dim() in (4, 5)
+        and tensor.numel() > 0
+        and math.prod(tensor.shape[2:]) < 2**31
     )
 
 
@@ -155,17 +158,11 @@ def entropy(cost: Tensor, entropy: Tensor, beta: Tensor, floor: float) -> None:
 
 @_operator("grad_cost", "grad_beta")
 def entropy_backward(
-    cost: Tensor,
-    grad: Tensor,
-    grad_cost: Tensor,
-    grad_beta: Tensor,
-    beta: Tensor,
-    floor: float,
-    first: bool,
+    cost: Tensor, grad: Tensor, grad_cost: Tensor, grad_beta: Tensor, beta: Tensor, floor: float
 ) -> None:
-    """Add to the gradient of the cost (write it, where ``first``), write that of beta."""
+    """Write the gradients of cost and beta."""
     tensors = (cost, grad, grad_cost, grad_beta)
-    _call("entropy_backward", cost, *tensors, _SHAPE, beta, *_floor(floor), first)
+    _call("entropy_backward", cost, *tensors, _SHAPE, beta, *_floor(floor))
 
 
 def _floor(floor: float) -> tuple[float, bool]:

@@ -95,13 +95,14 @@ template <class Body> inline void sixteen_at_a_time(long count, const Body &body
 }
 
 inline Lanes fill(float x) { return x - Lanes{}; }
+// NaN as the second argument is the result; as the first it is passed over.
 inline Lanes larger(const Lanes &a, const Lanes &b) { return a > b ? a : b; }
 inline Lanes smaller(const Lanes &a, const Lanes &b) { return a < b ? a : b; }
 inline Lanes magnitude(const Lanes &a) { return Lanes((IntLanes(a) & 0x7fffffff)); }
 
 // exp for x <= 88: 2^n times a Taylor polynomial on half an octave either side of 0.
 inline Lanes exp(const Lanes &exponent) {
-  const Lanes x = larger(exponent, fill(-87.0f));
+  const Lanes x = larger(fill(-87.0f), exponent);
   const Lanes shifted = x * 1.44269504f + 12582912.0f;  // rounds, in the low bits
   const Lanes n = shifted - 12582912.0f;
   const Lanes r = (x - n * 0.693145752f) - n * 1.42860677e-6f;

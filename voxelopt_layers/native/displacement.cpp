@@ -21,15 +21,16 @@ struct Axis {
     const float top = float(length - 1);
     const float lowest = border ? 0.0f : -1.0f, highest = border ? top : top + 1;
     for (long i = 0; i < n; ++i) {
-      const float wanted = start + i * step + u[i];
-      const float x = std::min(std::max(wanted, lowest), highest);
+      const float wanted = start + i * step + u[i];  // NaN becomes an index too
+      const float x = std::min(std::max(lowest, wanted), highest);
       const float below = std::min(std::floor(x), highest - 1), share = x - below;
       // Beyond the ends nothing changes with the coordinate.
       const float moves = wanted > lowest && wanted < highest ? 1.0f : 0.0f;
       const float low_in = below >= 0 ? 1.0f : 0.0f, high_in = below + 1 <= top ? 1.0f : 0.0f;
       low[i] = int32_t(std::max(below, 0.0f)) * int32_t(stride);
       high[i] = int32_t(std::min(below + 1, top)) * int32_t(stride);
-      low_weight[i] = (1 - share) * low_in;
+      const float nan = wanted == wanted ? 0.0f : wanted;  // is handed on
+      low_weight[i] = (1 - share) * low_in + nan;
       high_weight[i] = share * high_in;
       low_slope[i] = -moves * low_in;
       high_slope[i] = moves * high_in;

@@ -63,16 +63,15 @@ extern "C" void voxelopt_entropy(const float *cost, float *entropy, const Shape 
     for (long i = 0; i < n; i += LANES) {
       const Sums s(exponent.data() + i, offsets, log_floor, has_floor);
       const Lanes value = log(s.total) - s.weighted / s.total;
-      store(larger(value, Lanes{}), entropy + b * voxels + x + i, n - i);
+      store(larger(Lanes{}, value), entropy + b * voxels + x + i, n - i);
     }
   });
 }
 
-// Adds to grad_cost, or writes it where `first`; grad_beta (one value) is summed in the order of the blocks.
+// Writes grad_cost; grad_beta (one value) is summed in the order of the blocks.
 extern "C" void voxelopt_entropy_backward(const float *cost, const float *grad, float *grad_cost,
                                           float *grad_beta, const Shape *shape, const float *beta,
-                                          float log_floor, long has_floor, long first,
-                                          long threads) {
+                                          float log_floor, long has_floor, long threads) {
   const long voxels = shape->voxels(), offsets = shape->channels;
   const long blocks = (voxels + BLOCK - 1) / BLOCK;
   std::vector<double> parts(shape->batch * blocks);
@@ -110,8 +109,7 @@ extern "C" void voxelopt_entropy_backward(const float *cost, const float *grad, 
     float *out = grad_cost + b * offsets * voxels + x;
     for (long o = 0; o < offsets; ++o) {
       const float *from = exponent.data() + o * BLOCK;
-      float *to = out + o * voxels;
-      for (long i = 0; i < n; ++i) to[i] = first ? from[i] : to[i] + from[i];
+      std::copy(from, from + n, out + o * voxels);
     }
   });
   double sum = 0;

@@ -90,16 +90,21 @@ struct Near {
 
 }  // namespace
 
-// The largest |u| of a displacement.
+// The largest |u| of a displacement, infinite where any is no number.
 extern "C" float voxelopt_reach(const float *displacement, const Shape *shape, long threads) {
   const long plane = shape->plane(), planes = shape->batch * shape->channels * shape->depth;
   std::vector<float> most(planes);
   parallel(planes, threads, [&](long item, long) {
-    Lanes largest = {};
+    Lanes largest = {}, nothing = {};  // the latter stays 0 unless u is NaN or infinite
     for (long i = 0; i < plane; i += LANES) {
-      largest = larger(magnitude(load(displacement + item * plane + i, plane - i)), largest);
+      const Lanes u = load(displacement + item * plane + i, plane - i);
+      largest = larger(magnitude(u), largest);
+      nothing += u - u;
     }
-    for (long i = 0; i < LANES; ++i) most[item] = std::max(most[item], largest[i]);
+    for (long i = 0; i < LANES; ++i) {
+      most[item] = nothing[i] == 0 ? std::max(most[item], largest[i]) : INFINITY;
+      if (most[item] == INFINITY) break;
+    }
   });
   return *std::max_element(most.begin(), most.end());
 }

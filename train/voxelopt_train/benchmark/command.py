@@ -169,7 +169,7 @@ def _machine(device: str) -> dict[str, Any]:
     }
     if device.startswith("cuda"):
         return machine | {"device": torch.cuda.get_device_name(device)}
-    compiler = build.find_compiler()
+    compiler = next(iter(build.compilers()), None)
     machine["processor"] = platform.processor() or platform.machine()
     if compiler is None:
         return machine | {"kernels": "no C++ compiler, so none"}
