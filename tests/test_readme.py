@@ -45,7 +45,7 @@ def test_python_blocks_run():
     for block in blocks("python"):
         exec(block, names)
     losses = names["module"].losses
-    assert losses[-1] < losses[0] - 0.02
+    assert losses[-1] < losses[0] - 0.05
 
 
 @pytest.mark.usefixtures("files")
