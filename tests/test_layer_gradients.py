@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 import torch
 
 from memory import TrackMemory
 from textures import pair, texture
-from voxelopt_layers import VoxelOptLayer
+from voxelopt_layers import VoxelOptLayer, native
 from voxelopt_layers.presets import PRESETS
 
 
@@ -38,8 +40,9 @@ def test_no_signal_gives_a_zero_field_and_finite_gradients(case, assignment, pre
     assert all(x.grad is None or x.grad.isfinite().all() for x in leaves)
 
 
+@pytest.mark.parametrize("kernels", [False, True])
 @pytest.mark.parametrize("assignment", ["soft", "straight_through"])
-def test_checkpointing_keeps_the_gradients_and_saves_memory(assignment):
+def test_checkpointing_keeps_the_gradients_and_saves_memory(assignment, kernels):
     gradients, peaks = {}, {}
     for mode in ("unrolled", "checkpointed", "truncated"):
         fixed, moving = (texture((24, 24, 24), 3).requires_grad_() for _ in range(2))
@@ -48,7 +51,8 @@ def test_checkpointing_keeps_the_gradients_and_saves_memory(assignment):
             fixed.copy_(texture((24, 24, 24), 3))
             moving.copy_(texture((24, 24, 24), 3))
         layer = VoxelOptLayer(assignment=assignment, gradient=mode, learnable=True)
-        with TrackMemory() as memory:
+        aside = contextlib.nullcontext() if kernels else native.set_aside()
+        with aside, TrackMemory() as memory:
             layer(fixed, moving).square().mean().backward()
         peaks[mode] = memory.peak
         gradients[mode] = [fixed.grad, moving.grad, *[p.grad for p in layer.parameters()]]
@@ -56,7 +60,9 @@ def test_checkpointing_keeps_the_gradients_and_saves_memory(assignment):
     for a, b in zip(gradients["unrolled"], gradients["checkpointed"], strict=True):
         assert a is not None and a.norm() > 0
         torch.testing.assert_close(a, b)
-    assert peaks["checkpointed"] < 0.75 * peaks["unrolled"]
+    # Kernels keep so little that there is less to save.
+    saved = 0.75 if kernels and native.available() else 0.5
+    assert peaks["checkpointed"] < saved * peaks["unrolled"]
     assert peaks["truncated"] < peaks["unrolled"]
     assert all(g is not None and g.norm() > 0 for g in gradients["truncated"])
 

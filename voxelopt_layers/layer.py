@@ -51,8 +51,8 @@ class VoxelOptLayer(nn.Module):
         temperature: of the soft assignment, in units of cost.
         ties: what becomes of offsets that share the least energy, see `assign`.
         gradient: ``"unrolled"`` keeps what autograd asks for; ``"checkpointed"`` has the same
-            gradients for far less memory and some recomputation; ``"truncated"`` differentiates
-            the last coordinate-descent step of each warp alone.
+            gradients for less memory (far less without kernels) and some recomputation;
+            ``"truncated"`` differentiates the last coordinate-descent step of each warp alone.
         learnable: names among theta, beta, alpha and temperature to be trained, or True for all
             that the settings use.
         integration_steps: squarings of `exponentiate`.
