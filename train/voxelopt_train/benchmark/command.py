@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 import voxelopt_layers
+from voxelopt_layers import VoxelOptLayer
 from voxelopt_layers.native import build
 from voxelopt_layers.presets import PRESETS
 from voxelopt_train.commands import torch_device
@@ -99,7 +100,7 @@ def _measure_size(size: list[int], options: Namespace, progress: Any) -> dict[st
         if what != "naive" or size[0] * size[1] * size[2] <= _NAIVE_VOXELS:
             training = what in ("unrolled", "checkpointed")
             measured[what] = measure(what, label, soft if training else settings)
-    if soft != settings:  # what a training step is a multiple of
+    if VoxelOptLayer(**settings).solver.assignment != "soft":  # what training is a multiple of
         measured["soft"] = measure("kernels", "soft inference", soft)
     return measured
 
