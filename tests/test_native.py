@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import os
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -26,7 +21,6 @@ from voxelopt_layers import (
     warp,
 )
 from voxelopt_layers.fused import tie_margin
-from voxelopt_layers.native import build
 from voxelopt_layers.presets import PRESETS
 
 needs_kernels = pytest.mark.skipif(not native.available(), reason="no C++ compiler here")
@@ -266,75 +260,6 @@ def test_kernels_are_for_float32_on_cpu():
         assert not native.suits(x)
 
 
-@pytest.mark.parametrize("how", ["none", "broken"])
-def test_without_a_compiler_the_layer_runs_in_pytorch(how, tmp_path):
-    (tmp_path / "bin").mkdir()
-    if how == "broken":
-        compiler = tmp_path / "bin" / "c++"
-        compiler.write_text("#!/bin/sh\nexit 1\n")
-        compiler.chmod(0o755)
-    code = (
-        "import torch; from voxelopt_layers import VoxelOptLayer, native; "
-        "f = torch.rand(1, 2, 9, 9); print(native.available(), VoxelOptLayer()(f, f).shape)"
-    )
-    environment = {k: v for k, v in os.environ.items() if k != "CXX"}
-    environment |= {"PATH": str(tmp_path / "bin"), "XDG_CACHE_HOME": str(tmp_path)}
-    run = [sys.executable, "-c", code]
-    out = subprocess.run(run, env=environment, capture_output=True, text=True, check=True)
-    assert out.stdout.startswith("False torch.Size([1, 2, 9, 9])")
-    assert not out.stderr
-
-
-@needs_kernels
-def test_the_library_is_compiled_once_and_kept(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert build.load() is not None
-    (library,) = (tmp_path / "voxelopt-layers").iterdir()
-    monkeypatch.setattr(build, "compile_kernels", lambda *_: pytest.fail("compiled again"))
-    assert build.load() is not None
-    assert list((tmp_path / "voxelopt-layers").iterdir()) == [library]
-
-
-@needs_kernels
-@pytest.mark.parametrize("size", [0, 100, 4096, 50_000])
-def test_a_damaged_library_is_compiled_again(size, tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert build.load() is not None
-    (library,) = (tmp_path / "voxelopt-layers").iterdir()
-    whole = library.read_bytes()
-    library.unlink()  # not cut off while it is loaded
-    library.write_bytes(whole[:size])
-    assert build.load() is not None
-    assert len(library.read_bytes()) == len(whole)
-
-
-@needs_kernels
-def test_the_next_compiler_is_tried(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setenv("CXX", "false --and 'more'")
-    assert build.compilers()[0] == ["false", "--and", "more"]
-    assert build.load() is not None
-
-
-@needs_kernels
-def test_without_a_home_folder_the_library_is_not_kept(tmp_path, monkeypatch):
-    def no_home():
-        raise RuntimeError("no home folder")
-
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.setattr(build.Path, "home", no_home)
-    assert build.load() is not None
-
-
-def test_the_first_use_may_come_from_many_threads(monkeypatch):
-    monkeypatch.setattr(build, "load", lambda: "the library")
-    for _ in range(50):
-        one_build = build.Build()
-        with ThreadPoolExecutor(4) as pool:
-            found = list(pool.map(lambda _, b=one_build: b.library(), range(8)))
-        assert found == ["the library"] * 8
-
-
 def test_what_is_no_number_is_handed_on_and_ends_nothing():
     """An index made of NaN would end the process."""
     image = torch.randn(1, 1, 8, 8, 8)
@@ -394,25 +319,6 @@ def test_a_function_as_dissimilarity_is_called_once_for_a_cost_volume():
     with torch.autocast("cpu", torch.bfloat16):
         loss.backward()
     assert calls == [torch.float32] * 9
-
-
-@needs_kernels
-def test_a_cache_that_others_write_to_is_not_used(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    (tmp_path / "voxelopt-layers").mkdir(mode=0o777)
-    (tmp_path / "voxelopt-layers").chmod(0o777)
-    assert build.load() is not None
-    assert not list((tmp_path / "voxelopt-layers").iterdir())
-
-
-def test_a_failure_to_compile_is_logged(monkeypatch, caplog):
-    def fail():
-        raise OSError("no such header")
-
-    monkeypatch.setattr(build, "load", fail)
-    with caplog.at_level(logging.INFO, "voxelopt_layers"):
-        assert build.Build().library() is None
-    assert "no such header" in caplog.text
 
 
 @pytest.mark.parametrize("options", [{}, {"assignment": "hard"}, {"gradient": "checkpointed"}])

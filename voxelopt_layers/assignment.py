@@ -52,8 +52,7 @@ def assign(
     )
     fits = smooth is None or smooth.shape == (cost.shape[0], d, *spatial)
     if fits and not needs_grad and native.suits(cost, smooth):
-        hard_kind = native.HARD_MEAN if ties == "mean" else native.HARD_SUM
-        kind = native.SOFT if assignment == "soft" else hard_kind
+        kind = native.assignment_kind(assignment, ties)
         return assign_fused(
             cost, smooth, kind, as_tensor(coupling, cost), as_tensor(temperature, cost)
         )

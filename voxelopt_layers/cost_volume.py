@@ -103,14 +103,15 @@ def _channelwise_cost(
             "dissimilarity must be 'l1', 'l2', 'cosine', 'ncc' or a function, "
             f"got {dissimilarity!r}"
         )
+    fused, squared = native.suits(fixed, moving), dissimilarity != "l1"
     # Few channels at a time, so that no copy of the features outgrows the cost volume.
-    group = max(1, (2 * radius + 1) ** (fixed.dim() - 2) // 2)
+    copies = not fused or normalise is not None
+    group = max(1, (2 * radius + 1) ** (fixed.dim() - 2) // 2) if copies else channels
     cost = None
     for f, m in zip(fixed.split(group, 1), moving.split(group, 1), strict=True):
         if normalise is not None:
             f, m = ((x - mean) * unit for x, (mean, unit) in zip((f, m), normalise, strict=True))
-        squared = dissimilarity != "l1"
-        if native.suits(f, m):
+        if fused:
             part = FusedCostVolume.apply(f, m, radius, squared, boundary == "border", scale)
         else:
             part = _ChannelwiseCost.apply(f, _pad(m, radius, boundary), radius, squared, scale)

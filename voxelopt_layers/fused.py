@@ -17,10 +17,6 @@ from torch.autograd.function import once_differentiable
 from voxelopt_layers import native
 
 
-def _offsets(radius: int, d: int) -> int:
-    return (2 * radius + 1) ** d
-
-
 class FusedCostVolume(torch.autograd.Function):
     """``(fixed, moving, radius, squared, border, scale)`` to a cost volume."""
 
@@ -32,7 +28,8 @@ class FusedCostVolume(torch.autograd.Function):
         ctx.save_for_backward(fixed, moving)
         ctx.options = options
         batch, _, *spatial = fixed.shape
-        cost = fixed.new_empty((batch, _offsets(options[0], len(spatial)), *spatial))
+        offsets = (2 * options[0] + 1) ** len(spatial)
+        cost = fixed.new_empty((batch, offsets, *spatial))
         native.cost_volume(fixed, moving, cost, *options)
         return cost
 
@@ -152,7 +149,7 @@ class FusedExponential(torch.autograd.Function):
 class Descent:
     """What coordinate descent does, apart from numbers that can be learned."""
 
-    mode: int  # native.SOFT, HARD_MEAN or HARD_SUM
+    kind: int  # native.SOFT, HARD_MEAN or HARD_SUM
     soft_gradient: bool  # whether gradients pass the v-step
     truncated: bool
     cost_filtering: bool
@@ -201,12 +198,12 @@ class FusedDescent(torch.autograd.Function):
         if how.cost_filtering:
             filtered = how.smooth_(cost.clone() if keep and not remade else cost, sigma)
         rounding = cost.new_zeros(cost.shape[0])
-        if how.mode != native.SOFT:
+        if how.kind != native.SOFT:
             rounding = tie_margin(filtered)
         v = cost.new_empty((cost.shape[0], cost.dim() - 2, *cost.shape[2:]))
         u, spare, history = None, torch.empty_like(v), []
         for coupling in couplings.unbind():
-            native.assign(filtered, u, v, how.mode, coupling, temperature, rounding)
+            native.assign(filtered, u, v, how.kind, coupling, temperature, rounding)
             if keep:
                 history = [*([] if how.truncated else history), u, v]
                 u, v = how.smooth_(v.clone(), sigma), torch.empty_like(v)

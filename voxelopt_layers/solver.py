@@ -165,9 +165,8 @@ class CoordinateDescent(nn.Module):
         theta = self.value("theta")
         if not isinstance(theta, Tensor):
             theta = cost.new_tensor(theta)
-        hard = native.HARD_MEAN if self.ties == "mean" else native.HARD_SUM
         how = Descent(
-            mode=native.SOFT if self.assignment == "soft" else hard,
+            kind=native.assignment_kind(self.assignment, self.ties),
             soft_gradient=self.assignment != "hard",
             truncated=self.gradient == "truncated",
             cost_filtering=self.cost_filtering,
@@ -195,8 +194,7 @@ class CoordinateDescent(nn.Module):
         if native.suits(cost):
             return self._fused(cost, remake)
         entropy = self._stage(cost_entropy, cost, self.value("beta"), self.probability_floor)
-        sigma = self._sigma(entropy)
-        weights = gaussian_weights(sigma, self.filter_radius)
+        weights = gaussian_weights(self._sigma(entropy), self.filter_radius)
         if self.cost_filtering:
             needs_grad = torch.is_grad_enabled() and cost.requires_grad
             cost = self._stage(self._smooth, cost, weights, None if needs_grad else cost)

@@ -38,6 +38,13 @@ def start() -> None:
     _build.start()
 
 
+def assignment_kind(assignment: str, ties: str) -> int:
+    """What `assign` calls an assignment; straight-through has the values of the hard one."""
+    if assignment == "soft":
+        return SOFT
+    return HARD_MEAN if ties == "mean" else HARD_SUM
+
+
 @contextlib.contextmanager
 def set_aside() -> Iterator[None]:
     """Within this context the operators run in PyTorch: the reference."""
@@ -227,9 +234,18 @@ def assign_backward(
 
 
 @_operator("out")
-def warp(image: Tensor, displacement: Tensor, out: Tensor, border: bool, add: bool) -> None:
-    """``out(x) = image(x + u(x))``, and ``+ u(x)`` where ``add``."""
-    _warp(image, displacement, out, border, add, _reach(displacement) <= 1)
+def warp(
+    image: Tensor,
+    displacement: Tensor,
+    out: Tensor,
+    border: bool,
+    add: bool,
+    near: bool | None = None,
+) -> None:
+    """``out(x) = image(x + u(x))``, and ``+ u(x)`` where ``add``; ``near`` where |u| <= 1."""
+    near = _reach(displacement) <= 1 if near is None else near
+    name, axes = "warp_near" if near else "warp", displacement.shape[1]
+    _call(name, image, image, displacement, out, _SHAPE, axes, border, add)
 
 
 @_operator("grad_image", "grad_displacement")
@@ -240,10 +256,13 @@ def warp_backward(
     grad_image: Tensor | None,
     grad_displacement: Tensor | None,
     border: bool,
+    near: bool | None = None,
 ) -> None:
-    """Add to the gradients of image and displacement; either may be None."""
-    near = _reach(displacement) <= 1
-    _warp_backward(image, displacement, grad, grad_image, grad_displacement, border, near)
+    """Add to the gradients of image and displacement, which may be one; either may be None."""
+    near = _reach(displacement) <= 1 if near is None else near
+    tensors = (image, displacement, grad, grad_image, grad_displacement)
+    name = "warp_near_backward" if near else "warp_backward"
+    _call(name, image, *tensors, _SHAPE, displacement.shape[1], border)
 
 
 @_operator("out")
@@ -254,7 +273,7 @@ def exponentiate(velocity: Tensor, out: Tensor, steps: int) -> None:
     spare, field = torch.empty_like(out), velocity / 2**steps
     for step in range(steps):
         target = out if (steps - step) % 2 else spare
-        _warp(field, field, target, True, True, near)
+        warp(field, field, target, True, True, near)
         field = target
 
 
@@ -266,35 +285,14 @@ def exponentiate_backward(velocity: Tensor, grad: Tensor, steps: int) -> None:
     for _ in range(steps - 1):
         field = fields[-1]
         fields.append(torch.empty_like(field))
-        _warp(field, field, fields[-1], True, True, near)
+        warp(field, field, fields[-1], True, True, near)
     spare = torch.empty_like(grad)
     for field in reversed(fields):
         spare.copy_(grad)
-        _warp_backward(field, field, spare, grad, grad, True, near)
+        warp_backward(field, field, spare, grad, grad, True, near)
     grad /= 2**steps
 
 
 def _reach(displacement: Tensor) -> float:
     """The largest component of a displacement, in voxels. Most fields stay below 1."""
     return _call("reach", displacement, displacement, _SHAPE)
-
-
-def _warp(
-    image: Tensor, displacement: Tensor, out: Tensor, border: bool, add: bool, near: bool
-) -> None:
-    name, axes = "warp_near" if near else "warp", displacement.shape[1]
-    _call(name, image, image, displacement, out, _SHAPE, axes, border, add)
-
-
-def _warp_backward(
-    image: Tensor,
-    displacement: Tensor,
-    grad: Tensor,
-    grad_image: Tensor | None,
-    grad_displacement: Tensor | None,
-    border: bool,
-    near: bool,
-) -> None:
-    tensors = (image, displacement, grad, grad_image, grad_displacement)
-    name = "warp_near_backward" if near else "warp_backward"
-    _call(name, image, *tensors, _SHAPE, displacement.shape[1], border)

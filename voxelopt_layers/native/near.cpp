@@ -102,8 +102,7 @@ extern "C" float voxelopt_reach(const float *displacement, const Shape *shape, l
       nothing += u - u;
     }
     for (long i = 0; i < LANES; ++i) {
-      most[item] = nothing[i] == 0 ? std::max(most[item], largest[i]) : INFINITY;
-      if (most[item] == INFINITY) break;
+      most[item] = std::max(most[item], nothing[i] == 0 ? largest[i] : INFINITY);
     }
   });
   return *std::max_element(most.begin(), most.end());

@@ -23,7 +23,7 @@ from voxelopt_layers.native import build
 from voxelopt_layers.presets import PRESETS
 from voxelopt_train.commands import torch_device
 from voxelopt_train.errors import InputError
-from voxelopt_train.files import atomic_output, check_writable
+from voxelopt_train.files import atomic_output, check_writable, plain
 
 _WHOLE = {
     "naive": "naive PyTorch",
@@ -80,7 +80,7 @@ def run_benchmark(options: Namespace) -> None:
                 console.print(f"{_WHOLE.get(what, what)} failed: {row['failed']}")
     if options.output is not None:
         with atomic_output(Path(options.output)) as path:
-            path.write_text(json.dumps(results, indent=1) + "\n")
+            path.write_text(json.dumps(plain(results), indent=1) + "\n")
 
 
 def _measure_size(size: list[int], options: Namespace, progress: Any) -> dict[str, Any]:
@@ -176,7 +176,10 @@ def _machine(device: str) -> dict[str, Any]:
         return machine | {"kernels": "no C++ compiler, so none"}
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        build.compile_kernels(compiler, Path(folder) / "kernels.so")
+        try:
+            build.compile_kernels(compiler, Path(folder) / "kernels.so")
+        except (OSError, subprocess.SubprocessError):
+            return machine | {"kernels": f"{compiler[0]} cannot compile them"}
         return machine | {"kernels compiled in": f"{time.perf_counter() - start:.1f} s, once"}
 
 

@@ -33,8 +33,10 @@ def measure_stages(
     solver, k, d = layer.solver, (2 * layer.search_radius + 1) ** 3, 3
     channels, passes = fixed.shape[1], solver.filter_passes
     filtering = (solver.filter_radius, passes, layer.boundary)
-    cost = cost_volume(fixed, moving, layer.search_radius, "l1", layer.boundary)
-    entropy = cost_entropy(cost, solver.value("beta"), solver.probability_floor)
+    matching = (layer.search_radius, "l1", layer.boundary)
+    signal = (solver.value("beta"), solver.probability_floor)
+    cost = cost_volume(fixed, moving, *matching)
+    entropy = cost_entropy(cost, *signal)
     sigma = entropy_to_sigma(entropy, solver.value("alpha"), solver.sigma_range)
     u = adaptive_gaussian(assign(cost, None, 0.0, solver.assignment), sigma, *filtering)
     target = torch.empty_like(cost)
@@ -43,9 +45,10 @@ def measure_stages(
     # name, calls, floats per voxel and call, what is called
     stages: list[tuple[str, int, int, Callable[[], object]]] = [
         ("copy", 1, 2 * k, lambda: target.copy_(cost)),
-        ("warp of the features", 1, 2 * channels + d, lambda: warp(moving, u, "linear", "border")),
-        ("cost volume", 1, 2 * channels + k, lambda: cost_volume(fixed, moving)),
-        ("entropy", 1, k + 1, lambda: cost_entropy(cost, 0.1, solver.probability_floor)),
+        ("warp of the features", 1, 2 * channels + d,
+         lambda: warp(moving, u, "linear", layer.boundary)),
+        ("cost volume", 1, 2 * channels + k, lambda: cost_volume(fixed, moving, *matching)),
+        ("entropy", 1, k + 1, lambda: cost_entropy(cost, *signal)),
         ("filter of the costs", 1, passes * (2 * k + 1),
          lambda: adaptive_gaussian(cost, sigma, *filtering)),
         ("v-step", iterations, k + 2 * d, lambda: assign(cost, u, 0.1, *steps)),
@@ -57,16 +60,17 @@ def measure_stages(
     rows = []
     for name, calls, floats, call in stages:
         call()
-        seconds = min(_timed(call, fixed) for _ in range(max(3, runs)))
+        seconds = min(timed(call, fixed.device) for _ in range(max(3, runs)))
         moved = 4 * floats * fixed[0, 0].numel()
         rows.append({"stage": name, "calls": calls, "seconds": seconds, "bytes": moved})
     copy = rows.pop(0)
     return {"copy_gb_per_s": copy["bytes"] / copy["seconds"] / 1e9, "stages": rows}
 
 
-def _timed(call: Callable[[], object], like: Tensor) -> float:
+def timed(function: Callable[[], object], device: torch.device | str) -> float:
+    """Seconds that a call takes."""
     start = time.perf_counter()
-    call()
-    if like.device.type == "cuda":
-        torch.cuda.synchronize(like.device)
+    function()
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
     return time.perf_counter() - start

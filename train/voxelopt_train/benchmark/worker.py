@@ -9,8 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,7 @@ from torch import Tensor
 
 from voxelopt_layers import VoxelOptLayer, native
 from voxelopt_train.benchmark.naive import naive_registration
-from voxelopt_train.benchmark.stages import measure_stages
+from voxelopt_train.benchmark.stages import measure_stages, timed
 
 
 def features(size: list[int], channels: int, device: str) -> list[Tensor]:
@@ -69,15 +67,6 @@ def measure(
         peak = memory_mb(device) - before
         seconds = [timed(run, device) for _ in range(runs)]
     return {"seconds": min(seconds), "peak_mb": peak, "mean_voxels": u.norm(dim=1).mean().item()}
-
-
-def timed(function: Callable[[], object], device: str) -> float:
-    """Seconds that a call takes."""
-    start = time.perf_counter()
-    function()
-    if device.startswith("cuda"):
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start
 
 
 def memory_mb(device: str, reset: bool = False) -> float:
