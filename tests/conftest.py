@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 from torch import Tensor
 
+from voxelopt_layers import native
 from voxelopt_layers.displacement import resize
+
+if not torch.cuda.is_available():  # before anything imports Triton
+    os.environ["TRITON_INTERPRET"] = "1"
 
 
 @pytest.fixture(autouse=True)
@@ -23,3 +29,33 @@ def smooth_velocity():
         return strength * resize(coarse, shape)
 
     return make
+
+
+@pytest.fixture
+def triton_kernels(monkeypatch, request):
+    """The kernels in Triton, in place of those in C++, by Triton's interpreter."""
+    pytest.importorskip("triton")
+    if torch.cuda.is_available() or not native.available():
+        pytest.skip("the interpreter is for machines without a GPU, but with a C++ compiler")
+    from voxelopt_layers import gpu
+
+    # The interpreter takes its time by the program, not by the voxel.
+    for module in (gpu.matching, gpu.message_passing, gpu.assignment):
+        shape = module.tile_shape
+        monkeypatch.setattr(
+            module, "tile_shape", lambda n, _=0, shape=shape: {**shape(n), "BLOCK": 2048}
+        )
+    monkeypatch.setattr(gpu.warping, "_BLOCK", 2048)
+    library = torch.library.Library("voxelopt", "IMPL", "CPU")
+    for name in gpu.__all__:
+        library.impl(name, getattr(gpu, name))
+    request.addfinalizer(library._destroy)
+
+
+@pytest.fixture(params=["C++", "Triton"])
+def kernels(request):
+    """Both kinds of kernels on CPU."""
+    if request.param == "Triton":
+        request.getfixturevalue("triton_kernels")
+    elif not native.available():
+        pytest.skip("no C++ compiler here")

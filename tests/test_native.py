@@ -1,4 +1,4 @@
-"""The compiled kernels against the operators in PyTorch, in float64: values and gradients."""
+"""The kernels against the operators in PyTorch, in float64: values and gradients."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def check(pairs, tolerance=1e-4):
         assert error < tolerance, error
 
 
-@needs_kernels
+@pytest.mark.usefixtures("kernels")
 @shapes
 @borders
 @pytest.mark.parametrize("radius", [1, 2])
@@ -67,7 +67,7 @@ def test_cost_volume(shape, boundary, radius, dissimilarity):
     check([(cost, expected), (gf, by_fixed), (gm, by_moving)], 1e-5)
 
 
-@needs_kernels
+@pytest.mark.usefixtures("kernels")
 @shapes
 @pytest.mark.parametrize("floor", [0.0, 1e-2])
 def test_entropy(shape, floor):
@@ -84,7 +84,7 @@ def test_entropy(shape, floor):
     check([(entropy, expected), (gc, by_cost), (gb, by_beta)])
 
 
-@needs_kernels
+@pytest.mark.usefixtures("kernels")
 @shapes
 @borders
 @pytest.mark.parametrize("radius", [1, 3])
@@ -104,7 +104,7 @@ def test_adaptive_gaussian(shape, boundary, radius, channels):
     check([(adaptive_gaussian(i, s, radius, 2, boundary), twice)])
 
 
-@needs_kernels
+@pytest.mark.usefixtures("kernels")
 @shapes
 @pytest.mark.parametrize("radius", [1, 2])
 @pytest.mark.parametrize("coupled", [False, True])
@@ -129,7 +129,7 @@ def test_soft_assignment(shape, radius, coupled):
         check([(scalars[0], by_coupling), (scalars[1], by_temperature)], 1e-3)
 
 
-@needs_kernels
+@pytest.mark.usefixtures("kernels")
 @shapes
 @pytest.mark.parametrize("ties", ["mean", "sum"])
 def test_hard_assignment_with_ties(shape, ties):
@@ -144,7 +144,7 @@ def test_hard_assignment_with_ties(shape, ties):
     check([(v, expected)], 1e-6)
 
 
-@needs_kernels
+@pytest.mark.usefixtures("kernels")
 @shapes
 @borders
 @pytest.mark.parametrize("reach", [1, 3])
@@ -163,7 +163,7 @@ def test_warp(shape, boundary, reach):
     check([(out, expected), (gi, by_image), (gu, by_u)])
 
 
-@needs_kernels
+@pytest.mark.usefixtures("kernels")
 @shapes
 @pytest.mark.parametrize("strength", [0.9, 5.0])
 @pytest.mark.parametrize("steps", [1, 4, 7])

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from voxelopt_layers import native
 from voxelopt_layers.cost_volume import search_offsets
-from voxelopt_layers.fused import as_tensor, assign_fused, tie_margin
+from voxelopt_layers.fused import as_tensor, assign_fused, tie_margin, working_dtype
 
 Assignment = Literal["hard", "soft", "straight_through"]
 # Voxels whose energies are held at a time: what a cache holds, or what fills a GPU.
@@ -51,12 +51,13 @@ def assign(
         isinstance(x, Tensor) and x.requires_grad for x in inputs
     )
     fits = smooth is None or smooth.shape == (cost.shape[0], d, *spatial)
-    if fits and not needs_grad and native.suits(cost, smooth):
+    if fits and not needs_grad and native.suits(smooth, cost=cost):
         kind = native.assignment_kind(assignment, ties)
         return assign_fused(
             cost, smooth, kind, as_tensor(coupling, cost), as_tensor(temperature, cost)
         )
-    offsets = torch.tensor(search_offsets(radius, d), device=cost.device, dtype=cost.dtype)
+    dtype = working_dtype(cost)
+    offsets = torch.tensor(search_offsets(radius, d), device=cost.device, dtype=dtype)
     flat, u = cost.flatten(2), None if smooth is None else smooth.flatten(2)
     linear = (-2 * coupling * offsets).expand(cost.shape[0], -1, -1)
     columns = offsets.T.expand(cost.shape[0], -1, -1)
@@ -64,14 +65,14 @@ def assign(
 
     def energies(part: slice) -> Tensor:
         """``C + coupling (|o|^2 - 2 u.o)``: |u|^2 is the same for all offsets of a voxel."""
-        energy = flat[:, :, part] + constant
+        energy = flat[:, :, part].to(dtype) + constant
         if u is None:
             return energy
         if torch.is_grad_enabled():
             return torch.baddbmm(energy, linear, u[:, :, part])
         return energy.baddbmm_(linear, u[:, :, part])
 
-    rounding = flat.new_zeros(()) if assignment == "soft" else tie_margin(flat)[:, None, None]
+    rounding = 0.0 if assignment == "soft" else tie_margin(flat)[:, None, None]
 
     def hard(part: slice) -> Tensor:
         energy = energies(part)
@@ -93,18 +94,18 @@ def assign(
         v = soft(whole)
     else:
         with torch.no_grad():
-            v = _in_blocks(soft if assignment == "soft" else hard, flat, d)
+            v = _in_blocks(soft if assignment == "soft" else hard, flat, d, dtype)
         if assignment == "straight_through" and needs_grad:
             estimate = soft(whole)
             v = v + (estimate - estimate.detach())
     return v.unflatten(2, spatial)
 
 
-def _in_blocks(step, flat: Tensor, d: int) -> Tensor:
+def _in_blocks(step, flat: Tensor, d: int, dtype: torch.dtype) -> Tensor:
     """Run a pointwise step over blocks of voxels, so that its energies stay in cache."""
     count = flat.shape[2]
     block = _BLOCK.get(flat.device.type, 2**20)
-    out = flat.new_empty((flat.shape[0], d, count))
+    out = flat.new_empty((flat.shape[0], d, count), dtype=dtype)
     for start in range(0, count, block):
         part = slice(start, min(start + block, count))
         out[:, :, part] = step(part)

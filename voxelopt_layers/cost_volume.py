@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from voxelopt_layers import native
 from voxelopt_layers.displacement import Boundary
-from voxelopt_layers.fused import FusedCostVolume
+from voxelopt_layers.fused import FusedCostVolume, as_tensor, match
 
 Dissimilarity = Literal["l1", "l2", "cosine", "ncc"] | Callable[[Tensor, Tensor], Tensor]
 DISSIMILARITIES = ("l1", "l2", "cosine", "ncc")
@@ -40,6 +40,7 @@ def cost_volume(
     boundary: Boundary = "border",
     fixed_mask: Tensor | None = None,
     moving_mask: Tensor | None = None,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
     """``C(x, o) = d_s(f(x), m(x + o))`` for all offsets within ``radius`` (equation 3).
 
@@ -55,6 +56,7 @@ def cost_volume(
         fixed_mask: ``(B, 1, *spatial)`` in [0, 1]; where 0, all offsets cost the same (0).
         moving_mask: ``(B, 1, *spatial)`` in [0, 1]; where an offset leads to a 0, all offsets of
             the voxel cost the same (0), so that a 0 neither attracts nor repels.
+        dtype: what the costs are kept in, if not in the type of the features.
 
     Returns:
         ``(B, (2 * radius + 1)^d, *spatial)``.
@@ -64,18 +66,38 @@ def cost_volume(
             "fixed and moving must both be (B, C, H, W) or (B, C, D, H, W) of one shape, got "
             f"{tuple(fixed.shape)} and {tuple(moving.shape)}"
         )
-    offsets = search_offsets(radius, fixed.dim() - 2)
+    offsets, dtype = search_offsets(radius, fixed.dim() - 2), dtype or fixed.dtype
     if callable(dissimilarity):
         padded = _pad(moving, radius, boundary)
         windows = (_window(padded, o, radius, fixed.shape[2:]) for o in offsets)
-        cost = torch.stack([_called(dissimilarity, fixed, window) for window in windows], dim=1)
+        cost = torch.stack(
+            [_called(dissimilarity, fixed, window).to(dtype) for window in windows], dim=1
+        )
     else:
-        cost = _channelwise_cost(fixed, moving, radius, dissimilarity, boundary)
+        cost = _channelwise_cost(fixed, moving, radius, dissimilarity, boundary, dtype)
     if moving_mask is not None:
         # All offsets or none: the best of those that are left would always lead away from the
         # mask, and whole levels would drift.
-        cost = cost * _erode(moving_mask, radius)
-    return cost if fixed_mask is None else cost * fixed_mask
+        cost = cost * _erode(moving_mask, radius).to(dtype)
+    return cost if fixed_mask is None else cost * fixed_mask.to(dtype)
+
+
+def match_in_one_pass(
+    fixed: Tensor,
+    moving: Tensor,
+    radius: int,
+    dissimilarity: Dissimilarity,
+    boundary: Boundary,
+    dtype: torch.dtype | None,
+    beta: Tensor | float,
+    probability_floor: float,
+) -> tuple[Tensor, Tensor] | None:
+    """`cost_volume` and its `cost_entropy`, without a gradient, or None if no kernel has both."""
+    if dissimilarity not in ("l1", "l2") or not native.suits(fixed, moving):
+        return None
+    how = (radius, dissimilarity == "l2", boundary == "border", 1 / fixed.shape[1])
+    beta = as_tensor(beta, fixed)
+    return match(fixed, moving, dtype or fixed.dtype, beta, probability_floor, *how)
 
 
 def _called(function: Callable[[Tensor, Tensor], Tensor], fixed: Tensor, window: Tensor) -> Tensor:
@@ -90,7 +112,12 @@ def _called(function: Callable[[Tensor, Tensor], Tensor], fixed: Tensor, window:
 
 
 def _channelwise_cost(
-    fixed: Tensor, moving: Tensor, radius: int, dissimilarity: str, boundary: Boundary
+    fixed: Tensor,
+    moving: Tensor,
+    radius: int,
+    dissimilarity: str,
+    boundary: Boundary,
+    dtype: torch.dtype,
 ) -> Tensor:
     channels = fixed.shape[1]
     if dissimilarity in ("l1", "l2"):
@@ -107,14 +134,17 @@ def _channelwise_cost(
     # Few channels at a time, so that no copy of the features outgrows the cost volume.
     copies = not fused or normalise is not None
     group = max(1, (2 * radius + 1) ** (fixed.dim() - 2) // 2) if copies else channels
+    # Parts are added up in the type of the features.
+    kept = dtype if group >= channels else fixed.dtype
     cost = None
     for f, m in zip(fixed.split(group, 1), moving.split(group, 1), strict=True):
         if normalise is not None:
             f, m = ((x - mean) * unit for x, (mean, unit) in zip((f, m), normalise, strict=True))
         if fused:
-            part = FusedCostVolume.apply(f, m, radius, squared, boundary == "border", scale)
+            part = FusedCostVolume.apply(f, m, kept, radius, squared, boundary == "border", scale)
         else:
-            part = _ChannelwiseCost.apply(f, _pad(m, radius, boundary), radius, squared, scale)
+            padded = _pad(m, radius, boundary)
+            part = _ChannelwiseCost.apply(f, padded, kept, radius, squared, scale)
         if cost is None:
             cost = part
         elif torch.is_grad_enabled() and (cost.requires_grad or part.requires_grad):
@@ -122,7 +152,7 @@ def _channelwise_cost(
         else:
             cost.add_(part)
     assert cost is not None
-    return cost
+    return cost.to(dtype)
 
 
 def _unit_map(features: Tensor, dissimilarity: str) -> tuple[Tensor | float, Tensor]:
@@ -145,13 +175,19 @@ class _ChannelwiseCost(torch.autograd.Function):
 
     @staticmethod
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, fixed: Tensor, padded: Tensor, radius: int, squared: bool, scale: float
+        ctx: Any,
+        fixed: Tensor,
+        padded: Tensor,
+        dtype: torch.dtype,
+        radius: int,
+        squared: bool,
+        scale: float,
     ) -> Tensor:
         ctx.save_for_backward(fixed, padded)
         ctx.options = (radius, squared, scale)
         shape = fixed.shape[2:]
         offsets = search_offsets(radius, len(shape))
-        cost = fixed.new_empty((fixed.shape[0], len(offsets), *shape))
+        cost = fixed.new_empty((fixed.shape[0], len(offsets), *shape), dtype=dtype)
         for rows in _slabs(fixed):
             f = fixed[:, :, rows]
             m = padded[:, :, rows.start : rows.stop + 2 * radius]
@@ -171,7 +207,7 @@ class _ChannelwiseCost(torch.autograd.Function):
     @once_differentiable
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *grads: Any
-    ) -> tuple[Tensor, Tensor, None, None, None]:
+    ) -> tuple[Tensor, Tensor, None, None, None, None]:
         fixed, padded = ctx.saved_tensors
         radius, squared, scale = ctx.options
         grad_fixed, grad_padded = torch.zeros_like(fixed), torch.zeros_like(padded)
@@ -188,7 +224,7 @@ class _ChannelwiseCost(torch.autograd.Function):
                     grad_fixed[:, c].add_(term)
                 if for_moving:
                     grad_window[:, c].sub_(term)
-        return grad_fixed, grad_padded, None, None, None
+        return grad_fixed, grad_padded, None, None, None, None
 
 
 def _slabs(features: Tensor) -> list[slice]:

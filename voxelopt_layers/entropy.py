@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from voxelopt_layers import native
-from voxelopt_layers.fused import FusedEntropy, as_tensor
+from voxelopt_layers.fused import FusedEntropy, as_tensor, working_dtype
 
 # A narrower Gaussian leaves a voxel as it is, and its derivative by sigma stays finite.
 _MIN_SIGMA = 0.05
@@ -30,11 +30,11 @@ def cost_entropy(
         ``(B, 1, *spatial)``, in nats, between 0 and ``log K``.
     """
     single = not isinstance(beta, Tensor) or beta.numel() == 1
-    if single and native.suits(cost):
+    if single and native.suits(cost=cost):
         return FusedEntropy.apply(cost, as_tensor(beta, cost), float(probability_floor))
     # Streamed over the offsets, so that neither P nor P log P is ever a whole volume.
     slices = cost.unbind(1)
-    least = cost.detach().amin(1)
+    least = cost.detach().amin(1).to(working_dtype(cost))
     z = torch.zeros_like(least)
     for slice_cost in slices:
         z = z + ((least - slice_cost) / beta).exp()

@@ -18,18 +18,16 @@ from voxelopt_layers import native
 
 
 class FusedCostVolume(torch.autograd.Function):
-    """``(fixed, moving, radius, squared, border, scale)`` to a cost volume."""
+    """``(fixed, moving, dtype, radius, squared, border, scale)`` to a cost volume."""
 
     @staticmethod
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, fixed: Tensor, moving: Tensor, *options: Any
+        ctx: Any, fixed: Tensor, moving: Tensor, dtype: torch.dtype, *options: Any
     ) -> Tensor:
         fixed, moving = fixed.contiguous(), moving.contiguous()
         ctx.save_for_backward(fixed, moving)
         ctx.options = options
-        batch, _, *spatial = fixed.shape
-        offsets = (2 * options[0] + 1) ** len(spatial)
-        cost = fixed.new_empty((batch, offsets, *spatial))
+        cost = _empty_cost(fixed, options[0], dtype)
         native.cost_volume(fixed, moving, cost, *options)
         return cost
 
@@ -42,21 +40,38 @@ class FusedCostVolume(torch.autograd.Function):
         by_fixed, by_moving = torch.zeros_like(fixed), torch.zeros_like(moving)
         grad = grads[0].contiguous()
         native.cost_volume_backward(fixed, moving, grad, by_fixed, by_moving, *ctx.options)
-        return by_fixed, by_moving, None, None, None, None
+        return by_fixed, by_moving, None, None, None, None, None
+
+
+def _empty_cost(fixed: Tensor, radius: int, dtype: torch.dtype) -> Tensor:
+    batch, _, *spatial = fixed.shape
+    offsets = (2 * radius + 1) ** len(spatial)
+    return fixed.new_empty((batch, offsets, *spatial), dtype=dtype)
+
+
+def match(
+    fixed: Tensor, moving: Tensor, dtype: torch.dtype, beta: Tensor, floor: float, *options: Any
+) -> tuple[Tensor, Tensor]:
+    """Cost volume and its entropy in one pass, without a gradient."""
+    cost, entropy = _empty_cost(fixed, options[0], dtype), torch.empty_like(fixed[:, :1])
+    tensors = fixed.contiguous(), moving.contiguous(), cost
+    native.cost_volume(*tensors, *options, entropy, beta, floor)
+    return cost, entropy
 
 
 class Remade:
     """A cost volume that is not kept for the backward pass but made again when it comes to it."""
 
-    def __init__(self, make: Callable[[], Tensor]) -> None:
+    def __init__(self, make: Callable[[], Tensor], device: torch.device) -> None:
         self._make = make
+        self._device = device.type
         self._cost: Tensor | None = None
 
     def cost(self, last: bool) -> Tensor:
         """The volume; it is given up with the last who needs it."""
         cost = self._cost
         if cost is None:
-            with torch.no_grad(), torch.autocast("cpu", enabled=False):
+            with torch.no_grad(), torch.autocast(self._device, enabled=False):
                 cost = self._make().contiguous()
         self._cost = None if last else cost
         return cost
@@ -72,7 +87,7 @@ class FusedEntropy(torch.autograd.Function):
         cost = cost.contiguous()
         ctx.save_for_backward(beta, *([] if remade else [cost]))
         ctx.options = floor, remade
-        entropy = cost.new_empty((cost.shape[0], 1, *cost.shape[2:]))
+        entropy = beta.new_empty((cost.shape[0], 1, *cost.shape[2:]))
         native.entropy(cost, entropy, beta, floor)
         return entropy
 
@@ -197,10 +212,10 @@ class FusedDescent(torch.autograd.Function):
         filtered = cost
         if how.cost_filtering:
             filtered = how.smooth_(cost.clone() if keep and not remade else cost, sigma)
-        rounding = cost.new_zeros(cost.shape[0])
+        rounding = sigma.new_zeros(cost.shape[0])
         if how.kind != native.SOFT:
             rounding = tie_margin(filtered)
-        v = cost.new_empty((cost.shape[0], cost.dim() - 2, *cost.shape[2:]))
+        v = sigma.new_empty((cost.shape[0], cost.dim() - 2, *cost.shape[2:]))
         u, spare, history = None, torch.empty_like(v), []
         for coupling in couplings.unbind():
             native.assign(filtered, u, v, how.kind, coupling, temperature, rounding)
@@ -230,7 +245,8 @@ class FusedDescent(torch.autograd.Function):
             cost = filtered = remade.cost(last=False)
             if how.cost_filtering:
                 filtered = how.smooth_(cost.clone(), sigma)
-        by_cost = torch.empty_like(filtered) if how.soft_gradient else None
+        # In half precision sums over the iterations would lose what the last ones add.
+        by_cost = torch.empty_like(filtered, dtype=sigma.dtype) if how.soft_gradient else None
         by_sigma = torch.zeros_like(sigma)
         by_scalars = couplings.new_zeros((len(couplings), 2))
         learned = any(ctx.needs_input_grad[2:4])
@@ -268,15 +284,21 @@ class FusedDescent(torch.autograd.Function):
 
 def tie_margin(cost: Tensor) -> Tensor:
     """``(B,)``: what interpolation and filtering may do to costs that are equal: they tie."""
-    flat = cost.detach().flatten(1)
-    return 8 * torch.finfo(cost.dtype).eps * torch.maximum(flat.amax(1), -flat.amin(1))
+    flat, dtype = cost.detach().flatten(1), working_dtype(cost)
+    largest = torch.maximum(flat.amax(1), -flat.amin(1)).to(dtype)
+    return 8 * torch.finfo(dtype).eps * largest
 
 
-def as_tensor(value: Tensor | float, like: Tensor) -> Tensor:
+def working_dtype(cost: Tensor) -> torch.dtype:
+    """What to compute in, whatever a cost volume is kept in: float32 at least."""
+    return torch.promote_types(cost.dtype, torch.float32)
+
+
+def as_tensor(value: Tensor | float, cost: Tensor) -> Tensor:
     """A number, or a parameter to be learned, as a tensor of one element."""
     if isinstance(value, Tensor):
-        return value.to(like.dtype).reshape(1)
-    return like.new_full((1,), value)
+        return value.to(working_dtype(cost)).reshape(1)
+    return cost.new_full((1,), value, dtype=working_dtype(cost))
 
 
 def assign_fused(
@@ -284,8 +306,8 @@ def assign_fused(
 ) -> Tensor:
     """The v-step on its own, without a gradient."""
     cost = cost.contiguous()
-    v = cost.new_empty((cost.shape[0], cost.dim() - 2, *cost.shape[2:]))
-    margin = cost.new_zeros(len(cost)) if kind == native.SOFT else tie_margin(cost)
+    v = coupling.new_empty((cost.shape[0], cost.dim() - 2, *cost.shape[2:]))
+    margin = coupling.new_zeros(len(cost)) if kind == native.SOFT else tie_margin(cost)
     u = None if smooth is None else smooth.contiguous()
     native.assign(cost, u, v, kind, coupling, temperature, margin)
     return v

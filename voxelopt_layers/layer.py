@@ -12,7 +12,12 @@ from torch import Tensor, nn
 from voxelopt_layers import native
 from voxelopt_layers.arguments import check_inputs
 from voxelopt_layers.assignment import Assignment
-from voxelopt_layers.cost_volume import DISSIMILARITIES, Dissimilarity, cost_volume
+from voxelopt_layers.cost_volume import (
+    DISSIMILARITIES,
+    Dissimilarity,
+    cost_volume,
+    match_in_one_pass,
+)
 from voxelopt_layers.displacement import (
     Boundary,
     compose,
@@ -62,6 +67,9 @@ class VoxelOptLayer(nn.Module):
         align_corners: which points of two pyramid levels coincide: the centres of their corner
             voxels, or else their outer voxel edges.
         upsampling_scale: factor on the field between levels; None is the exact one.
+        cost_dtype: ``"float16"`` or ``"bfloat16"`` keeps cost volumes, the largest tensors, and
+            their gradients in half the memory; all arithmetic stays in float32. float16 is the
+            finer one, for costs up to 65504; train with a scaled loss, as always in float16.
 
     Theta, beta and temperature are in units of cost, so the scale of the features matters: a
     standard deviation near 1 is right for the defaults. Where it is less than some three times the
@@ -70,8 +78,9 @@ class VoxelOptLayer(nn.Module):
     Gradients are first-order: the backward pass of the cost volume is written by hand, and neither
     double backward nor the transforms of `torch.func` go through it.
 
-    In float32 on CPU the layer runs on compiled kernels (`voxelopt_layers.native`), elsewhere in
-    PyTorch's own operators; results agree to rounding, which may tip a voxel whose offsets tie.
+    In float32 the layer runs on kernels (`voxelopt_layers.native`): on CPU compiled where it is
+    used, on CUDA in Triton, whose gradients differ by rounding from run to run. Elsewhere it runs
+    in PyTorch's own operators; results agree to rounding, which may tip a voxel whose offsets tie.
 
     Raises:
         ValueError: a keyword is out of its range.
@@ -102,6 +111,7 @@ class VoxelOptLayer(nn.Module):
         boundary: Boundary = "border",
         align_corners: bool = False,
         upsampling_scale: float | None = None,
+        cost_dtype: Literal["float16", "bfloat16"] | None = None,
     ) -> None:
         super().__init__()
         counts = (levels, search_radius, warps_per_level, integration_steps)
@@ -121,6 +131,10 @@ class VoxelOptLayer(nn.Module):
                 f"dissimilarity must be one of {DISSIMILARITIES} or a function, "
                 f"got {dissimilarity!r}"
             )
+        if cost_dtype not in (None, "float16", "bfloat16"):
+            raise ValueError(
+                f"cost_dtype must be 'float16', 'bfloat16' or None, got {cost_dtype!r}"
+            )
         self.levels = levels
         self.search_radius = search_radius
         self.dissimilarity: Dissimilarity = dissimilarity
@@ -129,6 +143,7 @@ class VoxelOptLayer(nn.Module):
         self.boundary: Boundary = boundary
         self.align_corners = align_corners
         self.upsampling_scale = upsampling_scale
+        self.cost_dtype = None if cost_dtype is None else getattr(torch, cost_dtype)
         native.start()
         self.solver = CoordinateDescent(
             theta=theta,
@@ -223,9 +238,8 @@ class VoxelOptLayer(nn.Module):
                 velocities = []
                 entropy = None
                 for _ in range(self.warps_per_level):
-                    velocity, entropy = self.solver(
-                        *self._cost(f, m, f_mask, m_mask, _compose(start, u))
-                    )
+                    matched = self._cost(f, m, f_mask, m_mask, _compose(start, u))
+                    velocity, entropy = self.solver(*matched)
                     velocities.append(velocity)
                     u = _compose(u, exponentiate(velocity, self.integration_steps))
                     if inverse:
@@ -248,13 +262,22 @@ class VoxelOptLayer(nn.Module):
         fixed_mask: Tensor | None,
         moving_mask: Tensor | None,
         displacement: Tensor | None,
-    ) -> tuple[Tensor, Callable[[], Tensor] | None]:
-        """Cost volume of one warp, and what makes it again where there is a gradient to come.
+    ) -> tuple[Tensor, Callable[[], Tensor] | None, Tensor | None]:
+        """Cost volume of one warp, and what is known of it.
 
-        Without a gradient the warped map ends here, before the solver needs its memory.
+        That is what makes it again, where there is a gradient to come; and its entropy, where a
+        kernel finds both in one pass. Without a gradient the warped map ends here, before the
+        solver needs its memory.
         """
         if displacement is not None:
             moving, moving_mask = warp_features(moving, moving_mask, displacement, self.boundary)
+        if fixed_mask is None and moving_mask is None and not self._learns(fixed, moving):
+            matched = match_in_one_pass(
+                fixed, moving, self.search_radius, self.dissimilarity, self.boundary,
+                self.cost_dtype, self.solver.value("beta"), self.solver.probability_floor,
+            )  # fmt: skip
+            if matched is not None:
+                return matched[0], None, matched[1]
         make = partial(
             cost_volume,
             # As the kernels keep them: a copy of their own, or one whose changes are noticed.
@@ -265,11 +288,17 @@ class VoxelOptLayer(nn.Module):
             self.boundary,
             fixed_mask,
             moving_mask,
+            self.cost_dtype,
         )
         cost = make()
         # A function of the user's may be random: it is called once.
         again = cost.requires_grad and not callable(self.dissimilarity)
-        return cost, make if again else None
+        return cost, make if again else None, None
+
+    def _learns(self, *tensors: Tensor) -> bool:
+        """Whether a gradient is to come, to the features or to parameters of the solver."""
+        learned = any(t.requires_grad for t in (*tensors, *self.solver.parameters()))
+        return torch.is_grad_enabled() and learned
 
     def _upsample(
         self, displacement: Tensor | None, shape: Sequence[int], exact: bool = False

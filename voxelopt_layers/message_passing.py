@@ -52,7 +52,7 @@ def adaptive_gaussian(
     """
     needs_grad = torch.is_grad_enabled() and (image.requires_grad or sigma.requires_grad)
     fits = sigma.shape == (image.shape[0], 1, *image.shape[2:])
-    if fits and not needs_grad and native.suits(image, sigma):
+    if fits and not needs_grad and native.suits(sigma, cost=image):
         image = image.clone(memory_format=torch.contiguous_format)
         for _ in range(passes):
             native.smooth_(image, sigma.contiguous(), radius, boundary == "border")
@@ -71,15 +71,16 @@ def filter_with_weights(
 
     Where no gradient is needed the result is written to ``out``, which may be ``image`` itself.
     """
+    dtype = weights[0].dtype  # a cost volume may be kept in less
     if torch.is_grad_enabled() and (image.requires_grad or weights[0].requires_grad):
-        return _all_axes(image, weights, passes, boundary)
+        return _all_axes(image.to(dtype), weights, passes, boundary).to(image.dtype)
     out = torch.empty_like(image) if out is None else out
     channels = image.shape[1]
     group = max(1, _BLOCK.get(image.device.type, 2**23) // max(1, image[:, 0].numel()))
     # A few channels go through all axes while they are in cache; none depends on another.
     for start in range(0, channels, group):
         part = slice(start, start + group)
-        out[:, part] = _all_axes(image[:, part], weights, passes, boundary)
+        out[:, part] = _all_axes(image[:, part].to(dtype), weights, passes, boundary)
     return out
 
 

@@ -153,18 +153,23 @@ class CoordinateDescent(nn.Module):
         v = assign(cost, u, coupling, self.assignment, temperature, self.ties)
         return self._smooth(v, weights)
 
-    def _fused(self, cost: Tensor, remake: Callable[[], Tensor] | None) -> tuple[Tensor, Tensor]:
+    def _fused(
+        self, cost: Tensor, remake: Callable[[], Tensor] | None, known: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """`forward` on kernels."""
         remade = None
         again = self.gradient == "checkpointed" and cost.requires_grad
         if again and remake is not None and not torch.compiler.is_compiling():
-            remade = Remade(remake)
-        beta = as_tensor(self.value("beta"), cost)
-        entropy = FusedEntropy.apply(cost, beta, self.probability_floor, remade)
+            remade = Remade(remake, cost.device)
+        if known is None:
+            beta = as_tensor(self.value("beta"), cost)
+            entropy: Tensor = FusedEntropy.apply(cost, beta, self.probability_floor, remade)
+        else:
+            entropy = known
         sigma = self._sigma(entropy)
         theta = self.value("theta")
         if not isinstance(theta, Tensor):
-            theta = cost.new_tensor(theta)
+            theta = sigma.new_tensor(theta)
         how = Descent(
             kind=native.assignment_kind(self.assignment, self.ties),
             soft_gradient=self.assignment != "hard",
@@ -179,7 +184,10 @@ class CoordinateDescent(nn.Module):
         return u, entropy
 
     def forward(
-        self, cost: Tensor, remake: Callable[[], Tensor] | None = None
+        self,
+        cost: Tensor,
+        remake: Callable[[], Tensor] | None = None,
+        entropy: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Solve one level.
 
@@ -187,12 +195,13 @@ class CoordinateDescent(nn.Module):
             cost: cost volume ``(B, K, *spatial)``; overwritten when no gradient is needed.
             remake: makes ``cost`` once more; in mode ``checkpointed`` the kernels call it in the
                 backward pass rather than keep ``cost``, which they overwrite.
+            entropy: of ``cost``, if it is known already.
 
         Returns:
             Velocity ``(B, d, *spatial)`` in voxels, and entropy ``(B, 1, *spatial)`` in nats.
         """
-        if native.suits(cost):
-            return self._fused(cost, remake)
+        if native.suits(cost=cost):
+            return self._fused(cost, remake, entropy)
         entropy = self._stage(cost_entropy, cost, self.value("beta"), self.probability_floor)
         weights = gaussian_weights(self._sigma(entropy), self.filter_radius)
         if self.cost_filtering:

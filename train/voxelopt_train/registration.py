@@ -108,8 +108,8 @@ def register(
         raise InputError(f"the window must go from low to high, got {window[0]:g} {window[1]:g}")
     report("reading the images")
     fixed_image, moving_image = read_image(fixed, "fixed image"), read_image(moving, "moving image")
-    matched = _cut_off(fixed_image, window), _cut_off(moving_image, window)
-    _check_pair(*matched, window)
+    matched = cut_off(fixed_image, window), cut_off(moving_image, window)
+    check_pair(*matched, window)
     label_images = read_label_pair(fixed_labels, moving_labels, fixed_image, moving_image)
     grid = working_grid(fixed_image.grid, spacing_mm)
     net = RegistrationNet(_encoder(encoder, window), layer)
@@ -213,12 +213,13 @@ def _encoder(encoder: nn.Module | str, window: tuple[float, float] | None) -> nn
     raise InputError(f"features must be one of {', '.join(ENCODERS)}, got {encoder}")
 
 
-def _cut_off(image: Image, window: tuple[float, float] | None) -> Image:
+def cut_off(image: Image, window: tuple[float, float] | None) -> Image:
+    """The image with its intensities within the window, all of them if there is none."""
     # On the image's own grid: resampled first, what lies far outside would bleed into the window.
     return image if window is None else replace(image, data=image.data.clamp(*window))
 
 
-def _check_pair(fixed: Image, moving: Image, window: tuple[float, float] | None) -> None:
+def check_pair(fixed: Image, moving: Image, window: tuple[float, float] | None) -> None:
     """Raise InputError for what can be read and yet has nothing to register."""
     for image in (fixed, moving):
         if image.data.min() == image.data.max():

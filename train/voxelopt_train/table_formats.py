@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
 
 from voxelopt_train.files import all_or_none, plain
 
@@ -94,3 +96,12 @@ def write_table(folder: Path, stem: str, table: str, data: Mapping, text: str) -
         for name, content in contents.items():
             (temporary / name).write_text(content, encoding="utf-8")
     return [folder / name for name in contents]
+
+
+def terminal_table(title: str, *columns: str) -> Table:
+    """A table for the terminal whose first column, of names, has no heading."""
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("", no_wrap=True)
+    for column in columns:
+        table.add_column(column, justify="right")
+    return table

@@ -1,15 +1,16 @@
-"""Kernels in C++ for float32 on CPU, one beside each operator that takes time or memory.
+"""Kernels, one beside each operator that takes time or memory: operators ``voxelopt::*``.
 
-They are compiled on the user's machine (`build`), called through `ctypes`, and known to PyTorch
-as operators ``voxelopt::*``, so that ``torch.compile`` passes over them. All write into tensors
-that the caller made. The operators in PyTorch remain the reference, in values and gradients, and
-run wherever `suits` says no.
+On CPU they are in C++, for float32, compiled on the user's machine (`build`) and called through
+`ctypes`; on CUDA in Triton (`voxelopt_layers.gpu`). PyTorch knows them as operators, so that
+``torch.compile`` passes over them. All write into tensors that the caller made. The operators in
+PyTorch remain the reference, in values and gradients, and run wherever `suits` says no.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib.util
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -56,35 +57,59 @@ def set_aside() -> Iterator[None]:
         _enabled = before
 
 
-def suits(*tensors: Tensor | None) -> bool:
-    """Whether the kernels take these ``(B, C, *spatial)``: float32 on CPU, in 2-D or 3-D."""
-    return all(t is None or _suits(t) for t in tensors) and available()
+def suits(*tensors: Tensor | None, cost: Tensor | None = None) -> bool:
+    """Whether the kernels take these ``(B, C, *spatial)``: float32 in 2-D or 3-D.
+
+    A cost volume may be float16 or bfloat16 too.
+    """
+    given = [t for t in (cost, *tensors) if t is not None]
+    for tensor in given:
+        half = tensor is cost and tensor.dtype in _KEPT_IN
+        if not (
+            (tensor.dtype == torch.float32 or half)
+            and tensor.device == given[0].device
+            and tensor.dim() in (4, 5)
+            and tensor.numel() > 0
+            and math.prod(tensor.shape[2:]) < 2**31
+        ):
+            return False
+    if given[0].device.type == "cuda":
+        return _triton_available()
+    return given[0].device.type == "cpu" and available()
 
 
-def _suits(tensor: Tensor) -> bool:
-    return (
-        tensor.device.type == "cpu"
-        and tensor.dtype == torch.float32
-        and tensor.dim() in (4, 5)
-        and tensor.numel() > 0
-        and math.prod(tensor.shape[2:]) < 2**31
-    )
+def _triton_available() -> bool:
+    """Whether there is a Triton for the kernels on CUDA."""
+    return _enabled and importlib.util.find_spec("triton") is not None
+
+
+_triton_available._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
 
 
 class _Shape(ctypes.Structure):
     _fields_ = [(n, ctypes.c_long) for n in ("batch", "channels", "depth", "height", "width")]
 
 
-def _call(name: str, shape_of: Tensor, *arguments: Any) -> Any:
-    """Call a kernel; ``_SHAPE`` among its arguments stands for the shape of ``shape_of``."""
+# What a cost volume may be kept in, as common.hpp numbers them.
+_KEPT_IN = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def _call(name: str, shape_of: Tensor, *arguments: Any, kept_in: torch.dtype | None = None) -> Any:
+    """Call a kernel; ``_SHAPE`` among its arguments stands for the shape of ``shape_of``.
+
+    Kernels on cost volumes are told, before the shape, what those are kept in.
+    """
     library = _build.library()
     assert library is not None
     converted = []
     for argument in arguments:
         if isinstance(argument, Tensor):
-            assert argument.is_contiguous() and argument.dtype == torch.float32
+            assert argument.is_contiguous()
+            assert argument.dtype == torch.float32 or argument.dtype == kept_in
             converted.append(ctypes.c_void_p(argument.data_ptr()))
         elif argument is _SHAPE:
+            if kept_in is not None:
+                converted.append(ctypes.c_long(_KEPT_IN.index(kept_in)))
             spatial = shape_of.shape[2:]
             flat = [1] * (3 - len(spatial))
             converted.append(ctypes.byref(_Shape(*shape_of.shape[:2], *flat, *spatial)))
@@ -105,6 +130,18 @@ _SHAPE = object()
 _namespace = torch.library.Library("voxelopt", "DEF")
 
 
+def _on_gpu(name: str, function: Any) -> Any:
+    """The kernel in Triton; ``function`` itself where it is made of other operators."""
+
+    def launch(*args: Any) -> None:
+        from voxelopt_layers import gpu  # with the first tensor there
+
+        with torch.cuda.device(args[0].device):
+            getattr(gpu, name, function)(*args)
+
+    return launch
+
+
 def _operator(*mutated: str):
     """Make a function that writes into its arguments an operator of PyTorch."""
 
@@ -113,6 +150,7 @@ def _operator(*mutated: str):
         schema = torch.library.infer_schema(function, mutates_args=mutated)
         _namespace.define(name + schema)
         _namespace.impl(name, function, "CPU")
+        _namespace.impl(name, _on_gpu(name, function), "CUDA")
         torch.library.register_fake(f"voxelopt::{name}", lambda *_: None, lib=_namespace)
         return getattr(torch.ops.voxelopt, name)
 
@@ -124,7 +162,7 @@ def _search(image: Tensor, radius: int) -> tuple[int, int]:
     return radius, radius if image.dim() == 5 else 0
 
 
-@_operator("cost")
+@_operator("cost", "entropy")
 def cost_volume(
     fixed: Tensor,
     moving: Tensor,
@@ -133,10 +171,17 @@ def cost_volume(
     squared: bool,
     border: bool,
     scale: float,
+    entropy: Tensor | None = None,
+    beta: Tensor | None = None,
+    floor: float = 0.0,
 ) -> None:
-    """``cost (B, K, *spatial) = scale * sum_c phi(f_c(x) - m_c(x + o))``."""
+    """``cost (B, K, *spatial) = scale * sum_c phi(f_c(x) - m_c(x + o))``, and its ``entropy``."""
     search = _search(fixed, radius)
-    _call("cost_volume", fixed, fixed, moving, cost, _SHAPE, *search, squared, border, scale)
+    options = (*search, squared, border, scale)
+    _call("cost_volume", fixed, fixed, moving, cost, _SHAPE, *options, kept_in=cost.dtype)
+    if entropy is not None and beta is not None:
+        options = (beta, *_floor(floor))
+        _call("entropy", cost, cost, entropy, _SHAPE, *options, kept_in=cost.dtype)
 
 
 @_operator("grad_fixed", "grad_moving")
@@ -153,14 +198,15 @@ def cost_volume_backward(
 ) -> None:
     """Add to the gradients of both maps."""
     tensors = (fixed, moving, grad, grad_fixed, grad_moving)
-    search = _search(fixed, radius)
-    _call("cost_volume_backward", fixed, *tensors, _SHAPE, *search, squared, border, scale)
+    options = (*_search(fixed, radius), squared, border, scale)
+    _call("cost_volume_backward", fixed, *tensors, _SHAPE, *options, kept_in=grad.dtype)
 
 
 @_operator("entropy")
 def entropy(cost: Tensor, entropy: Tensor, beta: Tensor, floor: float) -> None:
     """``entropy (B, 1, *spatial)`` of a cost volume, in nats."""
-    _call("entropy", cost, cost, entropy, _SHAPE, beta, *_floor(floor))
+    options = (beta, *_floor(floor))
+    _call("entropy", cost, cost, entropy, _SHAPE, *options, kept_in=cost.dtype)
 
 
 @_operator("grad_cost", "grad_beta")
@@ -169,7 +215,8 @@ def entropy_backward(
 ) -> None:
     """Write the gradients of cost and beta."""
     tensors = (cost, grad, grad_cost, grad_beta)
-    _call("entropy_backward", cost, *tensors, _SHAPE, beta, *_floor(floor))
+    options = (beta, *_floor(floor))
+    _call("entropy_backward", cost, *tensors, _SHAPE, *options, kept_in=cost.dtype)
 
 
 def _floor(floor: float) -> tuple[float, bool]:
@@ -179,7 +226,8 @@ def _floor(floor: float) -> tuple[float, bool]:
 @_operator("image")
 def smooth_(image: Tensor, sigma: Tensor, radius: int, border: bool) -> None:
     """The adaptive Gaussian along all axes, in place."""
-    _call("smooth", image, image, sigma, _SHAPE, image.dim() == 5, radius, border)
+    options = (image.dim() == 5, radius, border)
+    _call("smooth", image, image, sigma, _SHAPE, *options, kept_in=image.dtype)
 
 
 @_operator("grad", "grad_sigma")
@@ -187,12 +235,12 @@ def smooth_backward(
     image: Tensor, sigma: Tensor, grad: Tensor, grad_sigma: Tensor, radius: int, border: bool
 ) -> None:
     """Turn ``grad`` into the gradient of ``image``, and add to that of sigma."""
-    across = image.dim() == 5
-    tensors = (image, sigma, grad, grad_sigma)
-    _call("smooth_backward", image, *tensors, _SHAPE, across, radius, border)
+    tensors, options = (image, sigma, grad, grad_sigma), (image.dim() == 5, radius, border)
+    _call("smooth_backward", image, *tensors, _SHAPE, *options, kept_in=image.dtype)
 
 
-def _radius(cost: Tensor) -> int:
+def search_radius(cost: Tensor) -> int:
+    """Within which a cost volume ``(B, K, *spatial)`` was searched."""
     return (round(cost.shape[1] ** (1 / (cost.dim() - 2))) - 1) // 2
 
 
@@ -207,8 +255,8 @@ def assign(
     rounding: Tensor,
 ) -> None:
     """The v-step, SOFT, HARD_MEAN or HARD_SUM; costs closer than ``rounding (B,)`` tie."""
-    options = (cost.dim() - 2, _radius(cost), kind, coupling, temperature, rounding)
-    _call("assign", cost, cost, smooth, out, _SHAPE, *options)
+    options = (cost.dim() - 2, search_radius(cost), kind, coupling, temperature, rounding)
+    _call("assign", cost, cost, smooth, out, _SHAPE, *options, kept_in=cost.dtype)
 
 
 @_operator("grad_cost", "grad_smooth", "grad_scalars")
@@ -229,8 +277,8 @@ def assign_backward(
     write that of u.
     """
     tensors = (cost, smooth, grad, grad_cost, grad_smooth, grad_scalars)
-    options = (cost.dim() - 2, _radius(cost), coupling, temperature, first)
-    _call("assign_backward", cost, *tensors, _SHAPE, *options)
+    options = (cost.dim() - 2, search_radius(cost), coupling, temperature, first)
+    _call("assign_backward", cost, *tensors, _SHAPE, *options, kept_in=cost.dtype)
 
 
 @_operator("out")
@@ -295,4 +343,6 @@ def exponentiate_backward(velocity: Tensor, grad: Tensor, steps: int) -> None:
 
 def _reach(displacement: Tensor) -> float:
     """The largest component of a displacement, in voxels. Most fields stay below 1."""
+    if displacement.device.type != "cpu":  # near or far is all the same on a GPU
+        return math.inf
     return _call("reach", displacement, displacement, _SHAPE)

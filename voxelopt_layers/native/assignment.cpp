@@ -30,7 +30,8 @@ struct Offsets {
 
 // C + coupling (|o|^2 - 2 u.o) of one block, offsets BLOCK apart, and its minimum over them. One
 // offset after another: memory likes few long runs better than many short ones.
-void energies(const float *cost, const float *u, long voxels, const Offsets &offsets, long n,
+template <class T>
+void energies(const T *cost, const float *u, long voxels, const Offsets &offsets, long n,
               float coupling, float *energy, float *least) {
   float at[3][BLOCK] = {};
   for (long axis = 0; u && axis < offsets.d; ++axis) {
@@ -38,7 +39,8 @@ void energies(const float *cost, const float *u, long voxels, const Offsets &off
   }
   std::fill(least, least + BLOCK, INFINITY);
   for (long k = 0; k < offsets.count; ++k) {
-    const float *c = cost + k * voxels, *o = &offsets.o[k * 3];
+    const T *c = cost + k * voxels;
+    const float *o = &offsets.o[k * 3];
     const float constant = coupling * offsets.square[k];
     sixteen_at_a_time(n, [&](long i, auto left) {
       const Lanes e = load(c + i, left) + constant + o[0] * load(at[0] + i) +
@@ -73,13 +75,10 @@ struct Weights {
   }
 };
 
-}  // namespace
-
-// `smooth` may be null: u is 0. `rounding` has one value per sample.
-extern "C" void voxelopt_assign(const float *cost, const float *smooth, float *out,
-                                const Shape *shape, long d, long radius, long mode,
-                                const float *coupling, const float *temperature,
-                                const float *rounding, long threads) {
+template <class T>
+void assign(const T *cost, const float *smooth, float *out, const Shape *shape, long d, long radius,
+            long mode, const float *coupling, const float *temperature, const float *rounding,
+            long threads) {
   const Offsets offsets(d, radius);
   const long voxels = shape->voxels(), blocks = (voxels + BLOCK - 1) / BLOCK;
   parallel(shape->batch * blocks, threads, [&](long item, long) {
@@ -98,14 +97,11 @@ extern "C" void voxelopt_assign(const float *cost, const float *smooth, float *o
   });
 }
 
-// Gradient of the soft assignment: adds to grad_cost (or writes it, where `first`), writes
-// grad_smooth, and, unless null, adds to grad_scalars, those of coupling and temperature, block by
-// block.
-extern "C" void voxelopt_assign_backward(const float *cost, const float *smooth, const float *grad,
-                                         float *grad_cost, float *grad_smooth, float *grad_scalars,
-                                         const Shape *shape, long d, long radius,
-                                         const float *coupling, const float *temperature,
-                                         long first, long threads) {
+template <class T>
+void assign_backward(const T *cost, const float *smooth, const float *grad, float *grad_cost,
+                     float *grad_smooth, float *grad_scalars, const Shape *shape, long d,
+                     long radius, const float *coupling, const float *temperature, long first,
+                     long threads) {
   const Offsets offsets(d, radius);
   const long voxels = shape->voxels(), blocks = (voxels + BLOCK - 1) / BLOCK;
   std::vector<double> parts(2 * shape->batch * blocks);
@@ -167,4 +163,32 @@ extern "C" void voxelopt_assign_backward(const float *cost, const float *smooth,
   for (size_t i = 0; i < parts.size(); ++i) sums[i % 2] += parts[i];
   grad_scalars[0] += float(sums[0]);
   grad_scalars[1] += float(sums[1]);
+}
+
+}  // namespace
+
+// `smooth` may be null: u is 0. `rounding` has one value per sample.
+extern "C" void voxelopt_assign(const void *cost, const float *smooth, float *out, long kept,
+                                const Shape *shape, long d, long radius, long mode,
+                                const float *coupling, const float *temperature,
+                                const float *rounding, long threads) {
+  by_type(kept, [&](auto *null) {
+    assign(static_cast<decltype(null)>(const_cast<void *>(cost)), smooth, out, shape, d, radius,
+           mode, coupling, temperature, rounding, threads);
+  });
+}
+
+// Gradient of the soft assignment: adds to grad_cost (or writes it, where `first`), writes
+// grad_smooth, and, unless null, adds to grad_scalars, those of coupling and temperature, block by
+// block.
+extern "C" void voxelopt_assign_backward(const void *cost, const float *smooth, const float *grad,
+                                         float *grad_cost, float *grad_smooth, float *grad_scalars,
+                                         long kept, const Shape *shape, long d, long radius,
+                                         const float *coupling, const float *temperature,
+                                         long first, long threads) {
+  by_type(kept, [&](auto *null) {
+    assign_backward(static_cast<decltype(null)>(const_cast<void *>(cost)), smooth, grad, grad_cost,
+                    grad_smooth, grad_scalars, shape, d, radius, coupling, temperature, first,
+                    threads);
+  });
 }

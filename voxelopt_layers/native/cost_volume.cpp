@@ -37,9 +37,9 @@ struct Search {
 };
 
 // sum_c phi(f_c(x) - m_c(x + dx)) along one row.
-template <bool squared>
+template <bool squared, class T>
 void row_cost(const float *fixed, long voxels, const float *moving, long padded, long channels,
-              long width, float scale, float *out) {
+              long width, float scale, T *out) {
   sixteen_at_a_time(width, [&](long x, auto left) {
     Lanes sum = {};
     for (long c = 0; c < channels; ++c) {
@@ -50,11 +50,9 @@ void row_cost(const float *fixed, long voxels, const float *moving, long padded,
   });
 }
 
-}  // namespace
-
-extern "C" void voxelopt_cost_volume(const float *fixed, const float *moving, float *cost,
-                                     const Shape *shape, long radius, long radius_d, long squared,
-                                     long border, float scale, long threads) {
+template <class T>
+void cost_volume(const float *fixed, const float *moving, T *cost, const Shape *shape, long radius,
+                 long radius_d, long squared, long border, float scale, long threads) {
   const Search search{*shape, radius, radius_d, squared != 0, border != 0, scale};
   const long voxels = shape->voxels(), width = shape->width, side = search.side();
   const long lines = shape->depth * shape->height;
@@ -64,12 +62,12 @@ extern "C" void voxelopt_cost_volume(const float *fixed, const float *moving, fl
     const long b = item / lines, d = item % lines / shape->height, h = item % shape->height;
     const float *f = fixed + b * shape->channels * voxels + item % lines * width;
     const float *m = moving + b * shape->channels * voxels;
-    float *out = cost + b * search.offsets() * voxels + item % lines * width;
+    T *out = cost + b * search.offsets() * voxels + item % lines * width;
     for (long dz = -radius_d; dz <= radius_d; ++dz) {
       for (long dy = -radius; dy <= radius; ++dy) {
         search.load(m, search.row(d + dz, h + dy), rows.data());
         for (long dx = 0; dx < side; ++dx, out += voxels) {
-          auto step = search.squared ? row_cost<true> : row_cost<false>;
+          auto step = search.squared ? row_cost<true, T> : row_cost<false, T>;
           step(f, voxels, rows.data() + dx, search.padded(), shape->channels, width, scale, out);
         }
       }
@@ -77,13 +75,12 @@ extern "C" void voxelopt_cost_volume(const float *fixed, const float *moving, fl
   });
 }
 
-// Adds to grad_fixed and grad_moving. Slabs that write to common planes of the moving gradient are
-// never at work together: first those of even number, then those of odd.
-extern "C" void voxelopt_cost_volume_backward(const float *fixed, const float *moving,
-                                              const float *grad, float *grad_fixed,
-                                              float *grad_moving, const Shape *shape, long radius,
-                                              long radius_d, long squared, long border, float scale,
-                                              long threads) {
+// Slabs that write to common planes of the moving gradient are never at work together: first those
+// of even number, then those of odd.
+template <class T>
+void cost_volume_backward(const float *fixed, const float *moving, const T *grad, float *grad_fixed,
+                          float *grad_moving, const Shape *shape, long radius, long radius_d,
+                          long squared, long border, float scale, long threads) {
   const Search search{*shape, radius, radius_d, squared != 0, border != 0, scale};
   const long voxels = shape->voxels(), width = shape->width, channels = shape->channels;
   const long padded = search.padded(), side = search.side();
@@ -96,7 +93,7 @@ extern "C" void voxelopt_cost_volume_backward(const float *fixed, const float *m
     const long here = d * shape->plane() + h * width;
     const float *f = fixed + b * channels * voxels + here;
     float *gf = grad_fixed + b * channels * voxels + here;
-    const float *g = grad + b * search.offsets() * voxels + here;
+    const T *g = grad + b * search.offsets() * voxels + here;
     for (long dz = -radius_d; dz <= radius_d; ++dz) {
       for (long dy = -radius; dy <= radius; ++dy) {
         const long start = search.row(d + dz, h + dy);
@@ -142,4 +139,28 @@ extern "C" void voxelopt_cost_volume_backward(const float *fixed, const float *m
       }
     });
   }
+}
+
+}  // namespace
+
+extern "C" void voxelopt_cost_volume(const float *fixed, const float *moving, void *cost, long kept,
+                                     const Shape *shape, long radius, long radius_d, long squared,
+                                     long border, float scale, long threads) {
+  by_type(kept, [&](auto *null) {
+    cost_volume(fixed, moving, static_cast<decltype(null)>(cost), shape, radius, radius_d, squared,
+                border, scale, threads);
+  });
+}
+
+// Adds to grad_fixed and grad_moving.
+extern "C" void voxelopt_cost_volume_backward(const float *fixed, const float *moving,
+                                              const void *grad, float *grad_fixed,
+                                              float *grad_moving, long kept, const Shape *shape,
+                                              long radius, long radius_d, long squared, long border,
+                                              float scale, long threads) {
+  by_type(kept, [&](auto *null) {
+    cost_volume_backward(fixed, moving, static_cast<decltype(null)>(const_cast<void *>(grad)),
+                         grad_fixed, grad_moving, shape, radius, radius_d, squared, border, scale,
+                         threads);
+  });
 }

@@ -8,17 +8,21 @@ constexpr long BLOCK = 256;
 
 // (min C - C) / beta of one block: the logarithms of the probabilities, but for the log of their
 // sum. Offsets are BLOCK apart.
-void exponents(const float *cost, long voxels, long offsets, long n, float beta, float *out) {
+template <class T>
+void exponents(const T *cost, long voxels, long offsets, long n, float beta, float *out) {
   float least[BLOCK];
-  std::copy(cost, cost + n, least);
-  for (long o = 1; o < offsets; ++o) {
-    const float *c = cost + o * voxels;
-    for (long i = 0; i < n; ++i) least[i] = std::min(least[i], c[i]);
+  std::fill(least, least + BLOCK, INFINITY);
+  for (long o = 0; o < offsets; ++o) {
+    sixteen_at_a_time(n, [&](long i, auto left) {
+      const Lanes c = load(cost + o * voxels + i, left);
+      store(smaller(c, load(least + i)), least + i);
+      store(c, out + o * BLOCK + i);
+    });
   }
   const float scale = 1 / beta;
   for (long o = 0; o < offsets; ++o) {
-    const float *c = cost + o * voxels;
-    for (long i = 0; i < n; ++i) out[o * BLOCK + i] = (least[i] - c[i]) * scale;
+    float *exponent = out + o * BLOCK;
+    for (long i = 0; i < n; ++i) exponent[i] = (least[i] - exponent[i]) * scale;
   }
 }
 
@@ -48,11 +52,9 @@ struct Sums {
   }
 };
 
-}  // namespace
-
-extern "C" void voxelopt_entropy(const float *cost, float *entropy, const Shape *shape,
-                                 const float *beta, float log_floor, long has_floor,
-                                 long threads) {
+template <class T>
+void entropy_of(const T *cost, float *entropy, const Shape *shape, const float *beta,
+                float log_floor, long has_floor, long threads) {
   const long voxels = shape->voxels(), offsets = shape->channels;
   const long blocks = (voxels + BLOCK - 1) / BLOCK;
   parallel(shape->batch * blocks, threads, [&](long item, long) {
@@ -68,10 +70,10 @@ extern "C" void voxelopt_entropy(const float *cost, float *entropy, const Shape 
   });
 }
 
-// Writes grad_cost; grad_beta (one value) is summed in the order of the blocks.
-extern "C" void voxelopt_entropy_backward(const float *cost, const float *grad, float *grad_cost,
-                                          float *grad_beta, const Shape *shape, const float *beta,
-                                          float log_floor, long has_floor, long threads) {
+template <class T>
+void entropy_backward(const T *cost, const float *grad, T *grad_cost, float *grad_beta,
+                      const Shape *shape, const float *beta, float log_floor, long has_floor,
+                      long threads) {
   const long voxels = shape->voxels(), offsets = shape->channels;
   const long blocks = (voxels + BLOCK - 1) / BLOCK;
   std::vector<double> parts(shape->batch * blocks);
@@ -106,13 +108,33 @@ extern "C" void voxelopt_entropy_backward(const float *cost, const float *grad, 
       for (long k = 0; k < std::min(LANES, n - i); ++k) part += by_beta[k];
     }
     parts[item] = part;
-    float *out = grad_cost + b * offsets * voxels + x;
-    for (long o = 0; o < offsets; ++o) {
-      const float *from = exponent.data() + o * BLOCK;
-      std::copy(from, from + n, out + o * voxels);
-    }
+    T *out = grad_cost + b * offsets * voxels + x;
+    for (long o = 0; o < offsets; ++o) convert(exponent.data() + o * BLOCK, n, out + o * voxels);
   });
   double sum = 0;
   for (double part : parts) sum += part;
   *grad_beta = float(sum);
+}
+
+}  // namespace
+
+extern "C" void voxelopt_entropy(const void *cost, float *entropy, long kept, const Shape *shape,
+                                 const float *beta, float log_floor, long has_floor,
+                                 long threads) {
+  by_type(kept, [&](auto *null) {
+    entropy_of(static_cast<decltype(null)>(const_cast<void *>(cost)), entropy, shape, beta,
+               log_floor, has_floor, threads);
+  });
+}
+
+// Writes grad_cost; grad_beta (one value) is summed in the order of the blocks.
+extern "C" void voxelopt_entropy_backward(const void *cost, const float *grad, void *grad_cost,
+                                          float *grad_beta, long kept, const Shape *shape,
+                                          const float *beta, float log_floor, long has_floor,
+                                          long threads) {
+  by_type(kept, [&](auto *null) {
+    using T = decltype(null);
+    entropy_backward(static_cast<T>(const_cast<void *>(cost)), grad, static_cast<T>(grad_cost),
+                     grad_beta, shape, beta, log_floor, has_floor, threads);
+  });
 }

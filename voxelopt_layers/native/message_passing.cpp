@@ -39,7 +39,8 @@ struct Filter {
   }
 
   // out = sum_j w_j (before_j + after_j); `moment`, if not null, is the same with j^2 w_j.
-  void mix(const Taps &taps, const float *w, long stride, long n, float *out,
+  template <class T>
+  void mix(const Taps &taps, const float *w, long stride, long n, T *out,
            float *moment = nullptr) const {
     sixteen_at_a_time(n, [&](long x, auto left) {
       Lanes sum = load(w + x, left) * load(taps.before[0] + x, left), squares = {};
@@ -86,34 +87,40 @@ struct Slab {
   std::vector<float> before, after;
 };
 
-void smooth_slab(const Filter &filter, float *volume, const float *sigma, const Slab &slab) {
+template <class T>
+void smooth_slab(const Filter &filter, T *volume, const float *sigma, const Slab &slab) {
   const Shape &shape = filter.shape;
   const long plane = shape.plane(), width = shape.width, radius = filter.radius;
-  std::vector<float> w((radius + 1) * plane), mixed(plane), ring((radius + 1) * plane);
+  // Planes around the one at hand, as they were before filtering.
+  const long places = 2 * radius + 1;
+  std::vector<float> w((radius + 1) * plane), mixed(plane);
+  std::vector<float> ring(filter.across ? places * plane : 0);
   std::vector<float> buffer(width + 2 * radius), zeros(filter.border ? width : plane);
   Taps taps(radius);
-  // Plane i as it was before filtering.
-  auto original = [&](long i, long now) -> const float * {
+  auto original = [&](long i) -> const float * {
     if (i < 0 || i >= shape.depth) {
       if (!filter.border) return zeros.data();
       i = clamp(i, shape.depth);
     }
     if (i < slab.first) return &slab.before[(i - std::max(0L, slab.first - radius)) * plane];
     if (i >= slab.last) return &slab.after[(i - slab.last) * plane];
-    return i <= now ? &ring[i % (radius + 1) * plane] : volume + i * plane;
+    return &ring[i % places * plane];
   };
+  long next = slab.first;  // to come into the ring
   for (long d = slab.first; d < slab.last; ++d) {
-    float *here = volume + d * plane;
+    T *here = volume + d * plane;
     filter.weights(sigma + d * plane, plane, w.data());
     if (filter.across) {
-      std::copy(here, here + plane, &ring[d % (radius + 1) * plane]);
+      for (; next < std::min(slab.last, d + radius + 1); ++next) {
+        convert(volume + next * plane, plane, &ring[next % places * plane]);
+      }
       for (long j = 0; j <= radius; ++j) {
-        taps.before[j] = original(d - j, d);
-        taps.after[j] = original(d + j, d);
+        taps.before[j] = original(d - j);
+        taps.after[j] = original(d + j);
       }
       filter.mix(taps, w.data(), plane, plane, mixed.data());
     } else {
-      std::copy(here, here + plane, mixed.data());
+      convert(here, plane, mixed.data());
     }
     for (long h = 0; h < shape.height; ++h) {
       filter.rows_around(mixed.data(), h, zeros.data(), taps);
@@ -250,10 +257,9 @@ void smooth_backward(const Filter &filter, const float *image, const float *sigm
   }
 }
 
-}  // namespace
-
-extern "C" void voxelopt_smooth(float *image, const float *sigma, const Shape *shape, long across,
-                                long radius, long border, long threads) {
+template <class T>
+void smooth(T *image, const float *sigma, const Shape *shape, long across, long radius, long border,
+            long threads) {
   const Filter filter{*shape, radius, border != 0, across != 0};
   const long volumes = shape->batch * shape->channels, depth = shape->depth;
   const long plane = shape->plane(), voxels = shape->voxels();
@@ -263,15 +269,16 @@ extern "C" void voxelopt_smooth(float *image, const float *sigma, const Shape *s
   const long slabs = (depth + thick - 1) / thick;
   std::vector<Slab> all(volumes * slabs);
   parallel(volumes * slabs, threads, [&](long item, long) {
-    const float *volume = image + item / slabs * voxels;
+    const T *volume = image + item / slabs * voxels;
     Slab &slab = all[item];
     slab.first = item % slabs * thick;
     slab.last = std::min(depth, slab.first + thick);
     if (!filter.across || slabs == 1) return;
-    const float *before = volume + std::max(0L, slab.first - radius) * plane;
-    slab.before.assign(before, volume + slab.first * plane);
-    const float *after = volume + slab.last * plane;
-    slab.after.assign(after, volume + std::min(depth, slab.last + radius) * plane);
+    const long from = std::max(0L, slab.first - radius), to = std::min(depth, slab.last + radius);
+    slab.before.resize((slab.first - from) * plane);
+    convert(volume + from * plane, slab.before.size(), slab.before.data());
+    slab.after.resize((to - slab.last) * plane);
+    convert(volume + slab.last * plane, slab.after.size(), slab.after.data());
   });
   parallel(volumes * slabs, threads, [&](long item, long) {
     const long volume = item / slabs;
@@ -280,10 +287,9 @@ extern "C" void voxelopt_smooth(float *image, const float *sigma, const Shape *s
   });
 }
 
-// `grad` becomes the gradient of the image, in place; adds to grad_sigma, thread by thread.
-extern "C" void voxelopt_smooth_backward(const float *image, const float *sigma, float *grad,
-                                         float *grad_sigma, const Shape *shape, long across,
-                                         long radius, long border, long threads) {
+template <class T>
+void smooth_backward_all(const T *image, const float *sigma, float *grad, float *grad_sigma,
+                         const Shape *shape, long across, long radius, long border, long threads) {
   const Filter filter{*shape, radius, border != 0, across != 0};
   const long channels = shape->channels, voxels = shape->voxels();
   threads = std::max(1L, std::min(threads, channels));
@@ -292,11 +298,33 @@ extern "C" void voxelopt_smooth_backward(const float *image, const float *sigma,
     for (auto &sum : sums) sum.assign(voxels, 0.0f);
     parallel(channels, threads, [&](long c, long thread) {
       const long start = (b * channels + c) * voxels;
-      smooth_backward(filter, image + start, sigma + b * voxels, grad + start,
-                      sums[thread].data());
+      std::vector<float> wide(std::is_same<T, float>() ? 0 : voxels);
+      convert(image + start, wide.size(), wide.data());
+      const float *volume = wide.data();
+      if constexpr (std::is_same<T, float>()) volume = image + start;
+      smooth_backward(filter, volume, sigma + b * voxels, grad + start, sums[thread].data());
     });
     for (const auto &sum : sums) {
       for (long i = 0; i < voxels; ++i) grad_sigma[b * voxels + i] += sum[i];
     }
   }
+}
+
+}  // namespace
+
+extern "C" void voxelopt_smooth(void *image, const float *sigma, long kept, const Shape *shape,
+                                long across, long radius, long border, long threads) {
+  by_type(kept, [&](auto *null) {
+    smooth(static_cast<decltype(null)>(image), sigma, shape, across, radius, border, threads);
+  });
+}
+
+// `grad` becomes the gradient of the image, in place; adds to grad_sigma, thread by thread.
+extern "C" void voxelopt_smooth_backward(const void *image, const float *sigma, float *grad,
+                                         float *grad_sigma, long kept, const Shape *shape,
+                                         long across, long radius, long border, long threads) {
+  by_type(kept, [&](auto *null) {
+    smooth_backward_all(static_cast<decltype(null)>(const_cast<void *>(image)), sigma, grad,
+                        grad_sigma, shape, across, radius, border, threads);
+  });
 }

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from jsonargparse import ArgumentParser, Namespace
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -21,9 +20,11 @@ import voxelopt_layers
 from voxelopt_layers import VoxelOptLayer
 from voxelopt_layers.native import build
 from voxelopt_layers.presets import PRESETS
+from voxelopt_train.benchmark.peers import compare_tools, peer_pair, peers_table
 from voxelopt_train.commands import torch_device
 from voxelopt_train.errors import InputError
-from voxelopt_train.files import atomic_output, check_writable, plain
+from voxelopt_train.files import atomic_output, check_kept, check_writable, plain
+from voxelopt_train.table_formats import terminal_table
 
 _WHOLE = {
     "naive": "naive PyTorch",
@@ -32,6 +33,7 @@ _WHOLE = {
     "unrolled": "training step, unrolled",
     "checkpointed": "training step, checkpointed",
 }
+_SIZES = ("48x40x64", "96x80x128")
 # Beyond this many voxels the naive version would not fit most machines.
 _NAIVE_VOXELS = 2_000_000
 
@@ -45,28 +47,57 @@ def benchmark_parser() -> tuple[ArgumentParser, str]:
         "--sizes",
         type=str,
         nargs="+",
-        default=["48x40x64", "96x80x128"],
         metavar="DxHxW",
-        help="voxels of the feature maps",
+        help=f"voxels of the feature maps (default: {' '.join(_SIZES)}; none with --peers)",
     )
     add("--channels", type=int, default=8, help="of the feature maps")
     add("--preset", choices=sorted(PRESETS), help="settings; without it, the layer's defaults")
     add("--runs", type=int, default=3, help="of each measurement; the fastest counts")
     add("--device", type=str, default="cuda" if torch.cuda.is_available() else "cpu")
     add("-o", "--output", type=str, metavar="FILE", help="keep all numbers (.json)")
+    _add_peer_options(parser)
     return parser, summary
+
+
+def _add_peer_options(parser: ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "--peers",
+        action="store_true",
+        help="compare with the registration tools that are installed (ConvexAdam, ANTs, SimpleITK, "
+        "greedy) on a pair of images, on the CPU; nothing else is measured unless --sizes is given",
+    )
+    add(
+        "--pair",
+        type=str,
+        nargs=2,
+        metavar=("FIXED", "MOVING"),
+        help="images of --peers, on one grid; without it, two synthetic abdominal CT",
+    )
+    add("--fixed-labels", type=str, metavar="FILE", help="label map of the pair's fixed image")
+    add("--moving-labels", type=str, metavar="FILE", help="label map of the pair's moving image")
+    add(
+        "--window",
+        type=float,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="cut intensities of the pair off here, for all tools (CT: -800 500)",
+    )
 
 
 def run_benchmark(options: Namespace) -> None:
     """Measure, print tables, and write the numbers if asked to."""
-    sizes = [_size(text) for text in options.sizes]
+    sizes = [_size(text) for text in options.sizes or (() if options.peers else _SIZES)]
     torch_device(options.device)
     if min(options.channels, options.runs) < 1:
         raise InputError("--channels and --runs must be at least 1")
     if options.output is not None:
         check_writable(Path(options.output).absolute().parent)
+        inputs = (*(options.pair or ()), options.fixed_labels, options.moving_labels)
+        check_kept(inputs, [Path(options.output)])
+    pair = peer_pair(options)
     console = Console()
-    machine = _machine(options.device)
+    machine = _machine(options.device if sizes else "cpu")
     console.print(", ".join(f"{name}: {value}" for name, value in machine.items()))
     results: dict[str, Any] = {"machine": machine, "preset": options.preset, "sizes": {}}
     for size in sizes:
@@ -78,6 +109,10 @@ def run_benchmark(options: Namespace) -> None:
         for what, row in measured.items():
             if "failed" in row:
                 console.print(f"{_WHOLE.get(what, what)} failed: {row['failed']}")
+    if pair is not None:
+        with console.status("peers") as status:
+            results["peers"] = compare_tools(pair, options.preset, status.update)
+        console.print(peers_table(results["peers"]))
     if options.output is not None:
         with atomic_output(Path(options.output)) as path:
             path.write_text(json.dumps(plain(results), indent=1) + "\n")
@@ -116,7 +151,7 @@ def _in_process(spec: dict[str, Any]) -> dict[str, Any]:
 
 def _whole_table(name: str, measured: dict[str, Any]) -> Table:
     title = f"{name}: one pair, inference and training steps (memory: peak above the inputs)"
-    table = _table(title, "seconds", "x faster than naive", "x inference", "memory, MB")
+    table = terminal_table(title, "seconds", "x faster than naive", "x inference", "memory, MB")
     naive = measured.get("naive", {}).get("seconds")
     inference = measured.get("soft", measured["kernels"]).get("seconds")
     for what, label in _WHOLE.items():
@@ -139,7 +174,7 @@ def _stage_table(name: str, measured: dict[str, Any]) -> Table:
     stages = measured["stages"]
     copy = stages["copy_gb_per_s"]
     title = f"{name}: stages of a warp at the finest level (copying moves {copy:.1f} GB/s)"
-    table = _table(title, "calls", "ms each", "MB each", "GB/s", "% of copying")
+    table = terminal_table(title, "calls", "ms each", "MB each", "GB/s", "% of copying")
     for row in stages["stages"]:
         rate = row["bytes"] / row["seconds"] / 1e9
         table.add_row(
@@ -150,14 +185,6 @@ def _stage_table(name: str, measured: dict[str, Any]) -> Table:
             f"{rate:.1f}",
             f"{100 * rate / copy:.0f}",
         )
-    return table
-
-
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("", no_wrap=True)
-    for column in columns:
-        table.add_column(column, justify="right")
     return table
 
 

@@ -1,0 +1,66 @@
+"""Cost volumes kept in half precision: what it saves, and what it costs."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from memory import TrackMemory
+from textures import pair, texture
+from voxelopt_layers import VoxelOptLayer, cost_volume, native
+
+halves = pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+SHAPE = (24, 28, 20)
+
+
+@pytest.mark.parametrize("dissimilarity", ["l1", "l2", "cosine", "ncc", lambda f, m: (f - m)[:, 0]])
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_cost_volume_is_kept_in_what_was_asked_for(dissimilarity, masked):
+    fixed, moving = texture((9, 10, 11), 4), texture((9, 10, 11), 4)
+    mask = torch.rand(1, 1, 9, 10, 11).round() if masked else None
+    options = {"dissimilarity": dissimilarity, "fixed_mask": mask, "moving_mask": mask}
+    cost = cost_volume(fixed, moving, dtype=torch.float16, **options)
+    assert cost.dtype == torch.float16
+    expected = cost_volume(fixed, moving, **options)
+    assert (cost - expected).abs().max() <= 2**-10 * expected.abs().max()
+
+
+@halves
+@pytest.mark.parametrize(
+    "options", [{}, {"gradient": "checkpointed"}, {"assignment": "straight_through"}]
+)
+def test_displacement_and_gradients_stay_close(dtype, options, smooth_velocity):
+    fixed, moving, _ = pair(SHAPE, smooth_velocity)
+    options = {"levels": 3, "temperature": 0.05, "learnable": True, **options}
+
+    def run(cast, **more):
+        layer = VoxelOptLayer(**options, **more)
+        inputs = [cast(x.detach()).clone().requires_grad_() for x in (fixed, moving)]
+        u = layer(*inputs)
+        assert u.dtype == inputs[0].dtype
+        u.square().sum().backward()
+        return u.detach(), inputs[1].grad
+
+    u, gradient = run(torch.Tensor.float, cost_dtype=dtype)
+    reference, expected = run(torch.Tensor.double)
+    error, allowed = (u - reference).norm(dim=1), 0.01 if dtype == "float16" else 0.05
+    assert 0 < error.mean() < allowed
+    cosine = torch.cosine_similarity(gradient.flatten().double(), expected.flatten(), dim=0)
+    assert cosine > (0.95 if options.get("assignment") == "straight_through" else 0.98)
+
+
+@halves
+def test_the_largest_tensor_is_halved(dtype):
+    features = [texture(SHAPE, 2) for _ in range(2)]
+    with native.set_aside(), torch.no_grad():
+        largest = []
+        for cost_dtype in (None, dtype):
+            with TrackMemory() as memory:
+                VoxelOptLayer(levels=1, warps_per_level=1, cost_dtype=cost_dtype)(*features)
+            largest.append(memory.largest)
+    assert largest[0] == 2 * largest[1] == 4 * 27 * 24 * 28 * 20
+
+
+def test_other_types_are_refused():
+    with pytest.raises(ValueError, match="cost_dtype must be"):
+        VoxelOptLayer(cost_dtype="float8")  # pyright: ignore[reportArgumentType]
