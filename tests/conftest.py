@@ -38,14 +38,15 @@ def triton_kernels(monkeypatch, request):
     if torch.cuda.is_available() or not native.available():
         pytest.skip("the interpreter is for machines without a GPU, but with a C++ compiler")
     from voxelopt_layers import gpu
+    from voxelopt_layers.gpu import assignment, matching, message_passing, warping
 
     # The interpreter takes its time by the program, not by the voxel.
-    for module in (gpu.matching, gpu.message_passing, gpu.assignment):
+    for module in (matching, message_passing, assignment):
         shape = module.tile_shape
         monkeypatch.setattr(
             module, "tile_shape", lambda n, _=0, shape=shape: {**shape(n), "BLOCK": 2048}
         )
-    monkeypatch.setattr(gpu.warping, "_BLOCK", 2048)
+    monkeypatch.setattr(warping, "_BLOCK", 2048)
     library = torch.library.Library("voxelopt", "IMPL", "CPU")
     for name in gpu.__all__:
         library.impl(name, getattr(gpu, name))
