@@ -63,6 +63,6 @@ for kept_in in TYPES:
     gpu.assign(cost, u, u, 0, number, number, number)
     gpu.assign_backward(cost, u, u, cost.float(), u, torch.empty(2), number, number, False)
     if kept_in == torch.float32:
-        gpu.smooth_(u, sigma, 3, False)
+        gpu.smooth(None, sigma, u, 3, False)
         gpu.warp(features, u, features, True, False)
         gpu.warp_backward(features, u, features, features, u, True)

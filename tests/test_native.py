@@ -82,6 +82,8 @@ def test_entropy(shape, floor):
     gc = torch.empty_like(c)
     native.entropy_backward(c, g, gc, gb, one(0.4), floor)
     check([(entropy, expected), (gc, by_cost), (gb, by_beta)])
+    native.entropy_backward(c, g, c, gb, one(0.4), floor)  # in place
+    check([(c, by_cost), (gb, by_beta)])
 
 
 @pytest.mark.usefixtures("kernels")
@@ -96,10 +98,11 @@ def test_adaptive_gaussian(shape, boundary, radius, channels):
     grad = torch.randn_like(expected)
     by_image, by_sigma = torch.autograd.grad(expected, (image, sigma), grad)
     i, s, g = single(image, sigma, grad)
-    smooth, gs = i.clone(), torch.zeros_like(s)
-    native.smooth_(smooth, s, radius, boundary == "border")
+    in_place, apart, gs = i.clone(), torch.empty_like(i), torch.zeros_like(s)
+    native.smooth(None, s, in_place, radius, boundary == "border")
+    native.smooth(i, s, apart, radius, boundary == "border")
     native.smooth_backward(i, s, g, gs, radius, boundary == "border")
-    check([(smooth, expected), (g, by_image), (gs, by_sigma)])
+    check([(in_place, expected), (apart, expected), (g, by_image), (gs, by_sigma)])
     twice = adaptive_gaussian(image, sigma, radius, 2, boundary)
     check([(adaptive_gaussian(i, s, radius, 2, boundary), twice)])
 

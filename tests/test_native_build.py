@@ -77,7 +77,7 @@ def test_without_a_home_folder_the_library_is_not_kept(tmp_path, monkeypatch):
 
 
 def test_the_first_use_may_come_from_many_threads(monkeypatch):
-    monkeypatch.setattr(build, "load", lambda: "the library")
+    monkeypatch.setattr(build, "load", lambda _: "the library")
     for _ in range(50):
         one_build = build.Build()
         with ThreadPoolExecutor(4) as pool:
@@ -95,7 +95,7 @@ def test_a_cache_that_others_write_to_is_not_used(tmp_path, monkeypatch):
 
 
 def test_a_failure_to_compile_is_logged(monkeypatch, caplog):
-    def fail():
+    def fail(_):
         raise OSError("no such header")
 
     monkeypatch.setattr(build, "load", fail)

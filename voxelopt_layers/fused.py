@@ -37,7 +37,7 @@ class FusedCostVolume(torch.autograd.Function):
         ctx: Any, *grads: Tensor
     ) -> Any:
         fixed, moving = ctx.saved_tensors
-        by_fixed, by_moving = torch.zeros_like(fixed), torch.zeros_like(moving)
+        by_fixed, by_moving = native.zeros_like(fixed), native.zeros_like(moving)
         grad = grads[0].contiguous()
         native.cost_volume_backward(fixed, moving, grad, by_fixed, by_moving, *ctx.options)
         return by_fixed, by_moving, None, None, None, None, None
@@ -99,7 +99,9 @@ class FusedEntropy(torch.autograd.Function):
         floor, remade = ctx.options
         beta, *saved = ctx.saved_tensors
         cost = saved[0] if saved else remade.cost(last=True)
-        by_cost, by_beta = torch.empty_like(cost), torch.zeros_like(beta)
+        # A volume that was made for this pass alone takes the gradient in its place.
+        by_cost = torch.empty_like(cost) if saved else cost
+        by_beta = torch.zeros_like(beta)
         native.entropy_backward(cost, grads[0].contiguous(), by_cost, by_beta, beta, floor)
         return by_cost, by_beta, None, None
 
@@ -126,11 +128,11 @@ class FusedWarp(torch.autograd.Function):
         image, displacement = ctx.saved_tensors
         border, add = ctx.options
         wanted = ctx.needs_input_grad
-        by_image = torch.zeros_like(image) if wanted[0] else None
+        by_image = native.zeros_like(image) if wanted[0] else None
         grad = grads[0].contiguous()
         by_displacement = None
         if wanted[1]:
-            by_displacement = grad.clone() if add else torch.zeros_like(displacement)
+            by_displacement = grad.clone() if add else native.zeros_like(displacement)
         native.warp_backward(image, displacement, grad, by_image, by_displacement, border)
         return by_image, by_displacement, None, None
 
@@ -172,10 +174,13 @@ class Descent:
     passes: int
     border: bool
 
-    def smooth_(self, image: Tensor, sigma: Tensor) -> Tensor:
+    def smooth(self, image: Tensor, sigma: Tensor, out: Tensor) -> Tensor:
+        """Write to ``out``, which may be ``image``."""
+        source = None if image is out else image
         for _ in range(self.passes):
-            native.smooth_(image, sigma, self.radius, self.border)
-        return image
+            native.smooth(source, sigma, out, self.radius, self.border)
+            source = None
+        return out
 
     def smooth_backward(
         self, image: Tensor, sigma: Tensor, grad: Tensor, grad_sigma: Tensor
@@ -183,9 +188,8 @@ class Descent:
         """Turn ``grad`` into the gradient of ``image``, and add to that of sigma."""
         images = [image]
         for _ in range(self.passes - 1):
-            image = image.clone()
-            native.smooth_(image, sigma, self.radius, self.border)
-            images.append(image)
+            images.append(torch.empty_like(image))
+            native.smooth(images[-2], sigma, images[-1], self.radius, self.border)
         for image in reversed(images):
             native.smooth_backward(image, sigma, grad, grad_sigma, self.radius, self.border)
 
@@ -211,7 +215,8 @@ class FusedDescent(torch.autograd.Function):
         keep = any(ctx.needs_input_grad)
         filtered = cost
         if how.cost_filtering:
-            filtered = how.smooth_(cost.clone() if keep and not remade else cost, sigma)
+            apart = keep and not remade
+            filtered = how.smooth(cost, sigma, torch.empty_like(cost) if apart else cost)
         rounding = sigma.new_zeros(cost.shape[0])
         if how.kind != native.SOFT:
             rounding = tie_margin(filtered)
@@ -221,9 +226,9 @@ class FusedDescent(torch.autograd.Function):
             native.assign(filtered, u, v, how.kind, coupling, temperature, rounding)
             if keep:
                 history = [*([] if how.truncated else history), u, v]
-                u, v = how.smooth_(v.clone(), sigma), torch.empty_like(v)
+                u, v = how.smooth(v, sigma, torch.empty_like(v)), torch.empty_like(v)
             else:
-                u, v = how.smooth_(v, sigma), spare if u is None else u
+                u, v = how.smooth(v, sigma, v), spare if u is None else u
         assert u is not None
         if keep:
             volumes = [] if remade else [cost, filtered]
@@ -244,7 +249,7 @@ class FusedDescent(torch.autograd.Function):
         else:
             cost = filtered = remade.cost(last=False)
             if how.cost_filtering:
-                filtered = how.smooth_(cost.clone(), sigma)
+                filtered = how.smooth(cost, sigma, torch.empty_like(cost))
         # In half precision sums over the iterations would lose what the last ones add.
         by_cost = torch.empty_like(filtered, dtype=sigma.dtype) if how.soft_gradient else None
         by_sigma = torch.zeros_like(sigma)
@@ -270,6 +275,7 @@ class FusedDescent(torch.autograd.Function):
                 first,
             )
             grad = by_u
+        del filtered
         if how.cost_filtering and by_cost is not None:
             how.smooth_backward(cost, sigma, by_cost, by_sigma)
         return (

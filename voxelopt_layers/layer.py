@@ -238,8 +238,14 @@ class VoxelOptLayer(nn.Module):
                 velocities = []
                 entropy = None
                 for _ in range(self.warps_per_level):
-                    matched = self._cost(f, m, f_mask, m_mask, _compose(start, u))
-                    velocity, entropy = self.solver(*matched)
+                    cost, again, known = self._cost(f, m, f_mask, m_mask, _compose(start, u))
+                    # The last volume is the first that the backward pass needs: it may stay.
+                    last = (
+                        len(levels) == len(shapes) - 1
+                        and len(velocities) == self.warps_per_level - 1
+                    )
+                    velocity, entropy = self.solver(cost, None if last else again, known)
+                    del cost
                     velocities.append(velocity)
                     u = _compose(u, exponentiate(velocity, self.integration_steps))
                     if inverse:

@@ -53,10 +53,14 @@ def adaptive_gaussian(
     needs_grad = torch.is_grad_enabled() and (image.requires_grad or sigma.requires_grad)
     fits = sigma.shape == (image.shape[0], 1, *image.shape[2:])
     if fits and not needs_grad and native.suits(sigma, cost=image):
-        image = image.clone(memory_format=torch.contiguous_format)
-        for _ in range(passes):
-            native.smooth_(image, sigma.contiguous(), radius, boundary == "border")
-        return image
+        source, out = (
+            image.contiguous(),
+            torch.empty_like(image, memory_format=torch.contiguous_format),
+        )
+        for number in range(passes):
+            options = (out, radius, boundary == "border")
+            native.smooth(None if number else source, sigma.contiguous(), *options)
+        return out
     return filter_with_weights(image, gaussian_weights(sigma, radius), passes, boundary)
 
 

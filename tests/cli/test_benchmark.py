@@ -32,15 +32,18 @@ def test_all_is_measured_and_kept(tmp_path, capsys):
     options = ["--sizes", "10x8x12", "--channels", "2", "--runs", "1", "--preset", "paper"]
     assert main(["benchmark", *options, "-o", str(path)]) == 0
     printed = capsys.readouterr().out
-    for text in ("naive PyTorch", "checkpointed", "v-step", "exponential", "GB/s"):
+    for text in ("naive PyTorch", "checkpointed", "v-step", "exponential", "GB/s", "MIND, float16"):
         assert text in printed
     (measured,) = json.loads(path.read_text())["sizes"].values()
-    assert list(measured) == [
-        *("naive", "operators", "kernels", "unrolled", "checkpointed", "stages", "soft"),
-    ]
-    assert all(measured[what]["seconds"] > 0 for what in measured if what != "stages")
+    inference, training = ("naive", "operators", "kernels"), ("unrolled", "checkpointed")
+    half, rest = ("float16", "bfloat16"), ("stages", "precision", "soft")
+    assert tuple(measured) == (*inference, *half, *training, *rest)
+    whole = [row for what, row in measured.items() if what not in ("stages", "precision")]
+    assert all(row["seconds"] > 0 for row in whole)
+    single, half, brain = (row["mean_error"] for row in measured["precision"]["rows"][:3])
+    assert single < half < brain < 0.5
     # The same field from the naive version, from the operators and from the kernels.
-    lengths = [measured[what]["mean_voxels"] for what in ("naive", "operators", "kernels")]
+    lengths = [measured[what]["mean_voxels"] for what in inference]
     assert lengths == pytest.approx([lengths[0]] * 3, rel=0.02)
 
 

@@ -11,7 +11,7 @@ from voxelopt_layers.gpu.matching import (
     entropy,
     entropy_backward,
 )
-from voxelopt_layers.gpu.message_passing import smooth_, smooth_backward
+from voxelopt_layers.gpu.message_passing import smooth, smooth_backward
 from voxelopt_layers.gpu.warping import warp, warp_backward
 
 __all__ = [
@@ -21,7 +21,7 @@ __all__ = [
     "cost_volume_backward",
     "entropy",
     "entropy_backward",
-    "smooth_",
+    "smooth",
     "smooth_backward",
     "warp",
     "warp_backward",

@@ -128,14 +128,15 @@ def _received(sigma, at_end, j: tl.constexpr, RADIUS: tl.constexpr, BORDER: tl.c
     return weight * centre
 
 
-def smooth_(image: Tensor, sigma: Tensor, radius: int, border: bool) -> None:
-    """As `voxelopt_layers.native.smooth_`."""
-    for b, part in _parts(image):
-        here = image[b, part]
-        for axis in range(2, image.dim()):
+def smooth(image: Tensor | None, sigma: Tensor, out: Tensor, radius: int, border: bool) -> None:
+    """As `voxelopt_layers.native.smooth`."""
+    source = out if image is None else image
+    for b, part in _parts(out):
+        here = source[b, part]
+        for axis in range(2, out.dim()):
             # Between two axes nothing is rounded to what a volume is kept in.
-            last = axis == image.dim() - 1
-            to = image[b, part] if last else torch.empty_like(here, dtype=sigma.dtype)
+            last = axis == out.dim() - 1
+            to = out[b, part] if last else torch.empty_like(here, dtype=sigma.dtype)
             _launch(_filter, (here, to, sigma[b]), here, axis, radius, border, 2048)
             here = to
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import importlib.util
+import itertools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -21,13 +22,18 @@ from torch import Tensor
 from voxelopt_layers.native.build import Build
 
 SOFT, HARD_MEAN, HARD_SUM = range(3)
-_build = Build()
+# Libraries by what cost volumes are kept in; those of half precision are compiled when asked for.
+_builds = {
+    torch.float32: Build("float32"),
+    torch.float16: Build("float16"),
+    torch.bfloat16: Build("bfloat16"),
+}
 _enabled = True
 
 
-def available() -> bool:
+def available(cost_dtype: torch.dtype = torch.float32) -> bool:
     """Whether the kernels are there and not set aside; waits for the compiler."""
-    return _enabled and _build.library() is not None
+    return _enabled and _builds[cost_dtype].library() is not None
 
 
 # As torch.compiler.assume_constant_result does, but without importing the compiler.
@@ -36,7 +42,7 @@ available._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMember
 
 def start() -> None:
     """Have the kernels compiled in the background, if they are not there yet."""
-    _build.start()
+    _builds[torch.float32].start()
 
 
 def assignment_kind(assignment: str, ties: str) -> int:
@@ -64,7 +70,7 @@ def suits(*tensors: Tensor | None, cost: Tensor | None = None) -> bool:
     """
     given = [t for t in (cost, *tensors) if t is not None]
     for tensor in given:
-        half = tensor is cost and tensor.dtype in _KEPT_IN
+        half = tensor is cost and tensor.dtype in _builds
         if not (
             (tensor.dtype == torch.float32 or half)
             and tensor.device == given[0].device
@@ -75,7 +81,8 @@ def suits(*tensors: Tensor | None, cost: Tensor | None = None) -> bool:
             return False
     if given[0].device.type == "cuda":
         return _triton_available()
-    return given[0].device.type == "cpu" and available()
+    kept_in = torch.float32 if cost is None else cost.dtype
+    return given[0].device.type == "cpu" and available(kept_in)
 
 
 def _triton_available() -> bool:
@@ -90,26 +97,19 @@ class _Shape(ctypes.Structure):
     _fields_ = [(n, ctypes.c_long) for n in ("batch", "channels", "depth", "height", "width")]
 
 
-# What a cost volume may be kept in, as common.hpp numbers them.
-_KEPT_IN = (torch.float32, torch.float16, torch.bfloat16)
-
-
-def _call(name: str, shape_of: Tensor, *arguments: Any, kept_in: torch.dtype | None = None) -> Any:
-    """Call a kernel; ``_SHAPE`` among its arguments stands for the shape of ``shape_of``.
-
-    Kernels on cost volumes are told, before the shape, what those are kept in.
-    """
-    library = _build.library()
+def _call(
+    name: str, shape_of: Tensor, *arguments: Any, kept_in: torch.dtype = torch.float32
+) -> Any:
+    """Call a kernel; ``_SHAPE`` among its arguments stands for the shape of ``shape_of``."""
+    library = _builds[kept_in].library()
     assert library is not None
     converted = []
     for argument in arguments:
         if isinstance(argument, Tensor):
             assert argument.is_contiguous()
-            assert argument.dtype == torch.float32 or argument.dtype == kept_in
+            assert argument.dtype in (torch.float32, kept_in)
             converted.append(ctypes.c_void_p(argument.data_ptr()))
         elif argument is _SHAPE:
-            if kept_in is not None:
-                converted.append(ctypes.c_long(_KEPT_IN.index(kept_in)))
             spatial = shape_of.shape[2:]
             flat = [1] * (3 - len(spatial))
             converted.append(ctypes.byref(_Shape(*shape_of.shape[:2], *flat, *spatial)))
@@ -125,6 +125,17 @@ def _call(name: str, shape_of: Tensor, *arguments: Any, kept_in: torch.dtype | N
 
 
 _SHAPE = object()
+
+
+def _fresh(tensor: Tensor) -> Tensor:
+    """A tensor that nothing was written to yet: its memory comes in huge pages where it can.
+
+    Touching a volume for the first time costs as much as ten times later, and malloc keeps none.
+    """
+    library = _builds[torch.float32].library()
+    assert library is not None
+    library["voxelopt_huge_pages"](ctypes.c_void_p(tensor.data_ptr()), ctypes.c_long(tensor.nbytes))
+    return tensor
 
 
 _namespace = torch.library.Library("voxelopt", "DEF")
@@ -162,6 +173,19 @@ def _search(image: Tensor, radius: int) -> tuple[int, int]:
     return radius, radius if image.dim() == 5 else 0
 
 
+@_operator("out")
+def clear(out: Tensor) -> None:
+    """Zeros in a tensor that nothing was written to yet."""
+    (_fresh(out) if out.device.type == "cpu" else out).zero_()
+
+
+def zeros_like(tensor: Tensor) -> Tensor:
+    """As that of PyTorch, in huge pages."""
+    out = torch.empty_like(tensor)
+    clear(out)
+    return out
+
+
 @_operator("cost", "entropy")
 def cost_volume(
     fixed: Tensor,
@@ -178,7 +202,7 @@ def cost_volume(
     """``cost (B, K, *spatial) = scale * sum_c phi(f_c(x) - m_c(x + o))``, and its ``entropy``."""
     search = _search(fixed, radius)
     options = (*search, squared, border, scale)
-    _call("cost_volume", fixed, fixed, moving, cost, _SHAPE, *options, kept_in=cost.dtype)
+    _call("cost_volume", fixed, fixed, moving, _fresh(cost), _SHAPE, *options, kept_in=cost.dtype)
     if entropy is not None and beta is not None:
         options = (beta, *_floor(floor))
         _call("entropy", cost, cost, entropy, _SHAPE, *options, kept_in=cost.dtype)
@@ -214,7 +238,7 @@ def entropy_backward(
     cost: Tensor, grad: Tensor, grad_cost: Tensor, grad_beta: Tensor, beta: Tensor, floor: float
 ) -> None:
     """Write the gradients of cost and beta."""
-    tensors = (cost, grad, grad_cost, grad_beta)
+    tensors = (cost, grad, _fresh(grad_cost), grad_beta)
     options = (beta, *_floor(floor))
     _call("entropy_backward", cost, *tensors, _SHAPE, *options, kept_in=cost.dtype)
 
@@ -223,11 +247,12 @@ def _floor(floor: float) -> tuple[float, bool]:
     return (math.log(floor) if floor > 0 else 0.0), floor > 0
 
 
-@_operator("image")
-def smooth_(image: Tensor, sigma: Tensor, radius: int, border: bool) -> None:
-    """The adaptive Gaussian along all axes, in place."""
-    options = (image.dim() == 5, radius, border)
-    _call("smooth", image, image, sigma, _SHAPE, *options, kept_in=image.dtype)
+@_operator("out")
+def smooth(image: Tensor | None, sigma: Tensor, out: Tensor, radius: int, border: bool) -> None:
+    """The adaptive Gaussian along all axes of ``image``; if None, of ``out`` in place."""
+    tensors = (out, sigma, out) if image is None else (image, sigma, _fresh(out))
+    options = (out.dim() == 5, radius, border)
+    _call("smooth", out, *tensors, _SHAPE, *options, kept_in=out.dtype)
 
 
 @_operator("grad", "grad_sigma")
@@ -256,7 +281,7 @@ def assign(
 ) -> None:
     """The v-step, SOFT, HARD_MEAN or HARD_SUM; costs closer than ``rounding (B,)`` tie."""
     options = (cost.dim() - 2, search_radius(cost), kind, coupling, temperature, rounding)
-    _call("assign", cost, cost, smooth, out, _SHAPE, *options, kept_in=cost.dtype)
+    _call("assign", cost, cost, smooth, _fresh(out), _SHAPE, *options, kept_in=cost.dtype)
 
 
 @_operator("grad_cost", "grad_smooth", "grad_scalars")
@@ -276,7 +301,8 @@ def assign_backward(
     Add to the gradients of the cost (write it, where ``first``) and of (coupling, temperature),
     write that of u.
     """
-    tensors = (cost, smooth, grad, grad_cost, grad_smooth, grad_scalars)
+    by_cost = _fresh(grad_cost) if first else grad_cost
+    tensors = (cost, smooth, grad, by_cost, _fresh(grad_smooth), grad_scalars)
     options = (cost.dim() - 2, search_radius(cost), coupling, temperature, first)
     _call("assign_backward", cost, *tensors, _SHAPE, *options, kept_in=cost.dtype)
 
@@ -293,7 +319,7 @@ def warp(
     """``out(x) = image(x + u(x))``, and ``+ u(x)`` where ``add``; ``near`` where |u| <= 1."""
     near = _reach(displacement) <= 1 if near is None else near
     name, axes = "warp_near" if near else "warp", displacement.shape[1]
-    _call(name, image, image, displacement, out, _SHAPE, axes, border, add)
+    _call(name, image, image, displacement, _fresh(out), _SHAPE, axes, border, add)
 
 
 @_operator("grad_image", "grad_displacement")
@@ -329,12 +355,10 @@ def exponentiate(velocity: Tensor, out: Tensor, steps: int) -> None:
 def exponentiate_backward(velocity: Tensor, grad: Tensor, steps: int) -> None:
     """Turn the gradient of the exponential into that of the velocity; its fields are made again."""
     near = _reach(velocity) <= 2
-    fields = [velocity / 2**steps]
-    for _ in range(steps - 1):
-        field = fields[-1]
-        fields.append(torch.empty_like(field))
-        warp(field, field, fields[-1], True, True, near)
-    spare = torch.empty_like(grad)
+    spare, *fields = _fresh(velocity.new_empty((steps + 1, *velocity.shape)))
+    torch.div(velocity, 2**steps, out=fields[0])
+    for field, following in itertools.pairwise(fields):
+        warp(field, field, following, True, True, near)
     for field in reversed(fields):
         spare.copy_(grad)
         warp_backward(field, field, spare, grad, grad, True, near)

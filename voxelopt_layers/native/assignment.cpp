@@ -33,7 +33,7 @@ struct Offsets {
 template <class T>
 void energies(const T *cost, const float *u, long voxels, const Offsets &offsets, long n,
               float coupling, float *energy, float *least) {
-  float at[3][BLOCK] = {};
+  alignas(Lanes) float at[3][BLOCK] = {};
   for (long axis = 0; u && axis < offsets.d; ++axis) {
     for (long i = 0; i < n; ++i) at[axis][i] = -2 * coupling * u[axis * voxels + i];
   }
@@ -82,7 +82,7 @@ void assign(const T *cost, const float *smooth, float *out, const Shape *shape, 
   const Offsets offsets(d, radius);
   const long voxels = shape->voxels(), blocks = (voxels + BLOCK - 1) / BLOCK;
   parallel(shape->batch * blocks, threads, [&](long item, long) {
-    static thread_local std::vector<float> energy;
+    static thread_local Buffer energy;
     energy.resize(offsets.count * BLOCK);
     const long b = item / blocks, x = item % blocks * BLOCK, n = std::min(BLOCK, voxels - x);
     const float *u = smooth ? smooth + b * d * voxels + x : nullptr;
@@ -106,7 +106,7 @@ void assign_backward(const T *cost, const float *smooth, const float *grad, floa
   const long voxels = shape->voxels(), blocks = (voxels + BLOCK - 1) / BLOCK;
   std::vector<double> parts(2 * shape->batch * blocks);
   parallel(shape->batch * blocks, threads, [&](long item, long) {
-    static thread_local std::vector<float> energy;
+    static thread_local Buffer energy;
     energy.resize(offsets.count * BLOCK);
     const long b = item / blocks, x = item % blocks * BLOCK, n = std::min(BLOCK, voxels - x);
     const float *u = smooth ? smooth + b * d * voxels + x : nullptr;
@@ -168,27 +168,21 @@ void assign_backward(const T *cost, const float *smooth, const float *grad, floa
 }  // namespace
 
 // `smooth` may be null: u is 0. `rounding` has one value per sample.
-extern "C" void voxelopt_assign(const void *cost, const float *smooth, float *out, long kept,
+extern "C" void voxelopt_assign(const Kept *cost, const float *smooth, float *out,
                                 const Shape *shape, long d, long radius, long mode,
                                 const float *coupling, const float *temperature,
                                 const float *rounding, long threads) {
-  by_type(kept, [&](auto *null) {
-    assign(static_cast<decltype(null)>(const_cast<void *>(cost)), smooth, out, shape, d, radius,
-           mode, coupling, temperature, rounding, threads);
-  });
+  assign(cost, smooth, out, shape, d, radius, mode, coupling, temperature, rounding, threads);
 }
 
 // Gradient of the soft assignment: adds to grad_cost (or writes it, where `first`), writes
 // grad_smooth, and, unless null, adds to grad_scalars, those of coupling and temperature, block by
 // block.
-extern "C" void voxelopt_assign_backward(const void *cost, const float *smooth, const float *grad,
+extern "C" void voxelopt_assign_backward(const Kept *cost, const float *smooth, const float *grad,
                                          float *grad_cost, float *grad_smooth, float *grad_scalars,
-                                         long kept, const Shape *shape, long d, long radius,
+                                         const Shape *shape, long d, long radius,
                                          const float *coupling, const float *temperature,
                                          long first, long threads) {
-  by_type(kept, [&](auto *null) {
-    assign_backward(static_cast<decltype(null)>(const_cast<void *>(cost)), smooth, grad, grad_cost,
-                    grad_smooth, grad_scalars, shape, d, radius, coupling, temperature, first,
-                    threads);
-  });
+  assign_backward(cost, smooth, grad, grad_cost, grad_smooth, grad_scalars, shape, d, radius,
+                  coupling, temperature, first, threads);
 }

@@ -26,15 +26,20 @@ _SOURCES = Path(__file__).parent
 _FLAGS = ["-std=c++17", "-O3", "-fPIC", "-pthread", "-fno-math-errno", "-fno-trapping-math"]
 _FLAGS += ["-fno-signed-zeros", "-ffp-contract=fast", "-fwrapv"]
 _NATIVE = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
+_KEPT = ("float32", "float16", "bfloat16")  # as common.hpp numbers them
 _DIGEST = hashlib.sha256().digest_size
 _SECONDS = 120  # for a compiler that hangs
 _log = logging.getLogger(__name__)
 
 
 class Build:
-    """The library, compiled in the background: ``start`` returns at once, ``library`` waits."""
+    """A library, compiled in the background: ``start`` returns at once, ``library`` waits.
 
-    def __init__(self) -> None:
+    ``kept`` is what its cost volumes are kept in: float32, float16 or bfloat16.
+    """
+
+    def __init__(self, kept: str = "float32") -> None:
+        self._kept = kept
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._library: ctypes.CDLL | None = None
@@ -61,12 +66,12 @@ class Build:
 
     def _run(self) -> None:
         try:
-            self._library = load()
+            self._library = load(self._kept)
         except (OSError, subprocess.SubprocessError) as error:
             _log.info("The layer runs in PyTorch, its kernels could not be compiled: %s", error)
 
 
-def load() -> ctypes.CDLL | None:
+def load(kept: str = "float32") -> ctypes.CDLL | None:
     """The kernels from the cache, or compiled; None without a compiler.
 
     Raises:
@@ -77,10 +82,10 @@ def load() -> ctypes.CDLL | None:
         folder = _cache_folder()
         try:
             if folder is not None:
-                return _load_from(folder, compiler)
+                return _load_from(folder, compiler, kept)
             # For this process alone; the loaded library outlives its file.
             with tempfile.TemporaryDirectory() as temporary:
-                return _load_from(Path(temporary), compiler)
+                return _load_from(Path(temporary), compiler, kept)
         except (OSError, subprocess.SubprocessError) as error:
             problem = error
     if problem is not None:
@@ -94,10 +99,10 @@ def compilers() -> list[list[str]]:
     return [command for command in commands if command and shutil.which(command[0])]
 
 
-def _load_from(folder: Path, compiler: list[str]) -> ctypes.CDLL:
-    path = folder / f"kernels-{_fingerprint(compiler)}.so"
+def _load_from(folder: Path, compiler: list[str], kept: str) -> ctypes.CDLL:
+    path = folder / f"kernels-{kept}-{_fingerprint(compiler)}.so"
     if not _is_whole(path):
-        compile_kernels(compiler, path)
+        compile_kernels(compiler, path, kept)
     return ctypes.CDLL(str(path))
 
 
@@ -108,13 +113,14 @@ def _is_whole(library: Path) -> bool:
     return content[-_DIGEST:] == hashlib.sha256(content[:-_DIGEST]).digest()
 
 
-def compile_kernels(compiler: list[str], target: Path) -> None:
+def compile_kernels(compiler: list[str], target: Path, kept: str = "float32") -> None:
     """Compile each source on its own, side by side, and link them; the target appears whole."""
     sources = sorted(_SOURCES.glob("*.cpp"))
+    flags = [*_FLAGS, _NATIVE, f"-DVOXELOPT_KEPT={_KEPT.index(kept)}"]
     with tempfile.TemporaryDirectory(dir=target.parent) as temporary:
         objects = [str(Path(temporary) / f"{source.stem}.o") for source in sources]
         commands = [
-            [*compiler, *_FLAGS, _NATIVE, "-c", str(source), "-o", to]
+            [*compiler, *flags, "-c", str(source), "-o", to]
             for source, to in zip(sources, objects, strict=True)
         ]
         _run_all(commands)

@@ -58,7 +58,7 @@ void entropy_of(const T *cost, float *entropy, const Shape *shape, const float *
   const long voxels = shape->voxels(), offsets = shape->channels;
   const long blocks = (voxels + BLOCK - 1) / BLOCK;
   parallel(shape->batch * blocks, threads, [&](long item, long) {
-    static thread_local std::vector<float> exponent;
+    static thread_local Buffer exponent;
     exponent.resize(offsets * BLOCK);
     const long b = item / blocks, x = item % blocks * BLOCK, n = std::min(BLOCK, voxels - x);
     exponents(cost + b * offsets * voxels + x, voxels, offsets, n, *beta, exponent.data());
@@ -78,7 +78,7 @@ void entropy_backward(const T *cost, const float *grad, T *grad_cost, float *gra
   const long blocks = (voxels + BLOCK - 1) / BLOCK;
   std::vector<double> parts(shape->batch * blocks);
   parallel(shape->batch * blocks, threads, [&](long item, long) {
-    static thread_local std::vector<float> exponent;
+    static thread_local Buffer exponent;
     exponent.resize(offsets * BLOCK);
     const long b = item / blocks, x = item % blocks * BLOCK, n = std::min(BLOCK, voxels - x);
     exponents(cost + b * offsets * voxels + x, voxels, offsets, n, *beta, exponent.data());
@@ -118,23 +118,15 @@ void entropy_backward(const T *cost, const float *grad, T *grad_cost, float *gra
 
 }  // namespace
 
-extern "C" void voxelopt_entropy(const void *cost, float *entropy, long kept, const Shape *shape,
+extern "C" void voxelopt_entropy(const Kept *cost, float *entropy, const Shape *shape,
                                  const float *beta, float log_floor, long has_floor,
                                  long threads) {
-  by_type(kept, [&](auto *null) {
-    entropy_of(static_cast<decltype(null)>(const_cast<void *>(cost)), entropy, shape, beta,
-               log_floor, has_floor, threads);
-  });
+  entropy_of(cost, entropy, shape, beta, log_floor, has_floor, threads);
 }
 
 // Writes grad_cost; grad_beta (one value) is summed in the order of the blocks.
-extern "C" void voxelopt_entropy_backward(const void *cost, const float *grad, void *grad_cost,
-                                          float *grad_beta, long kept, const Shape *shape,
-                                          const float *beta, float log_floor, long has_floor,
-                                          long threads) {
-  by_type(kept, [&](auto *null) {
-    using T = decltype(null);
-    entropy_backward(static_cast<T>(const_cast<void *>(cost)), grad, static_cast<T>(grad_cost),
-                     grad_beta, shape, beta, log_floor, has_floor, threads);
-  });
+extern "C" void voxelopt_entropy_backward(const Kept *cost, const float *grad, Kept *grad_cost,
+                                          float *grad_beta, const Shape *shape, const float *beta,
+                                          float log_floor, long has_floor, long threads) {
+  entropy_backward(cost, grad, grad_cost, grad_beta, shape, beta, log_floor, has_floor, threads);
 }

@@ -28,12 +28,16 @@ struct Near {
       slope[0] = u < 0 ? -moves : none;
       slope[1] = u < 0 ? moves : -moves;
       slope[2] = u < 0 ? none : moves;
-      if (border) return;
-      const Lanes below = at > 0 ? one : none, above = at < top ? one : none;
-      w[0] *= below;
-      slope[0] *= below;
-      w[2] *= above;
-      slope[2] *= above;
+      // What would go beyond an end stays with the last voxel, or counts as 0.
+      const Lanes below = at > 0 ? none : w[0], above = at < top ? none : w[2];
+      w[0] -= below;
+      w[2] -= above;
+      if (border) {
+        w[1] += below + above;
+      } else {
+        slope[0] = at > 0 ? slope[0] : none;
+        slope[2] = at < top ? slope[2] : none;
+      }
     }
   };
 
@@ -56,34 +60,34 @@ struct Near {
       for (long dy = -1; dy <= 1; ++dy) {
         const float *from = volume + clamp(d + dz, shape.depth) * shape.plane() +
                             clamp(h + dy, shape.height) * width;
-        float *to = rows + ((dz + 1) * 3 + dy + 1) * padded();
-        std::copy(from, from + width, to + 1);
-        to[0] = from[0];
-        to[width + 1] = from[width - 1];
+        float *to = rows + ((dz + 1) * 3 + dy + 1) * padded() + LANES;
+        std::copy(from, from + width, to);
+        to[-1] = from[0];
+        to[width] = from[width - 1];
       }
     }
   }
 
   // Adds to the rows around (d, h) what each voxel sends to its neighbours before, at and after it,
-  // `sent` in three rows each; what goes beyond the ends stays with the last voxels.
+  // `sent` in three rows each, 0 on both sides.
   void add_rows(const float *sent, long d, long h, float *volume) const {
-    const long width = shape.width;
-    for (long dz = axes == 3 ? -1 : 0; dz <= (axes == 3 ? 1 : 0); ++dz) {
-      for (long dy = -1; dy <= 1; ++dy) {
-        const float *before = sent + 3 * ((dz + 1) * 3 + dy + 1) * padded() + 1;
+    for (long z = first(); z < last(); ++z) {
+      for (long y = 0; y < 3; ++y) {
+        const long to_d = d + z - 1, to_h = h + y - 1;
+        if (to_d < 0 || to_d >= shape.depth || to_h < 0 || to_h >= shape.height) continue;
+        const float *before = sent + 3 * (z * 3 + y) * padded() + LANES;
         const float *at = before + padded(), *after = at + padded();
-        float *to = volume + clamp(d + dz, shape.depth) * shape.plane() +
-                    clamp(h + dy, shape.height) * width;
-        to[0] += before[0];
-        to[width - 1] += after[width - 1];
-        for (long i = 0; i < width - 1; ++i) to[i] += before[i + 1];
-        for (long i = 0; i < width; ++i) to[i] += at[i];
-        for (long i = 1; i < width; ++i) to[i] += after[i - 1];
+        float *to = volume + to_d * shape.plane() + to_h * shape.width;
+        sixteen_at_a_time(shape.width, [&](long i, auto left) {
+          const Lanes sum = load(before + i + 1, left) + load(at + i, left) + load(after + i - 1, left);
+          store(load(to + i, left) + sum, to + i, left);
+        });
       }
     }
   }
 
-  long padded() const { return shape.width + 2 + LANES; }
+  // Rows start and end with a cache line for the voxel beyond.
+  long padded() const { return whole_lines(shape.width) + 2 * LANES; }
   long first() const { return axes == 3 ? 0 : 1; }  // of the three planes of rows
   long last() const { return axes == 3 ? 3 : 2; }
 };
@@ -116,7 +120,7 @@ extern "C" void voxelopt_warp_near(const float *image, const float *displacement
   const long voxels = shape->voxels(), width = shape->width, channels = shape->channels;
   const long lines = shape->depth * shape->height;
   parallel(shape->batch * lines, threads, [&](long item, long) {
-    static thread_local std::vector<float> rows;
+    static thread_local Buffer rows;
     rows.resize(channels * 9 * near.padded());
     const long b = item / lines, d = item % lines / shape->height, h = item % shape->height;
     const float *u = displacement + b * axes * voxels;
@@ -131,9 +135,9 @@ extern "C" void voxelopt_warp_near(const float *image, const float *displacement
         Lanes sum = add ? load(u + c * voxels + here, left) : Lanes{};
         for (long z = near.first(); z < near.last(); ++z) {
           for (long y = 0; y < 3; ++y) {
-            const float *row = &rows[((c * 3 + z) * 3 + y) * near.padded() + x];
-            const Lanes along = w[2].w[0] * load(row) + w[2].w[1] * load(row + 1) +
-                                w[2].w[2] * load(row + 2);
+            const float *row = &rows[((c * 3 + z) * 3 + y) * near.padded() + LANES + x];
+            const Lanes along = w[2].w[0] * load(row - 1) + w[2].w[1] * load(row) +
+                                w[2].w[2] * load(row + 1);
             sum += w[0].w[z] * w[1].w[y] * along;
           }
         }
@@ -172,9 +176,9 @@ extern "C" void voxelopt_warp_near_backward(const float *image, const float *dis
           const Lanes share_z = g * w[0].w[z];
           for (long y = 0; y < 3; ++y) {
             const long row = (z * 3 + y) * padded;
-            const float *values = rows + c * size + row + x;
-            float *to = sent + 3 * (c * size + row) + 1 + x;
-            const Lanes before = load(values), at = load(values + 1), after = load(values + 2);
+            const float *values = rows + c * size + row + LANES + x;
+            float *to = sent + 3 * (c * size + row) + LANES + x;
+            const Lanes before = load(values - 1), at = load(values), after = load(values + 1);
             const Lanes share = share_z * w[1].w[y];
             store(share * w[2].w[0], to);
             store(share * w[2].w[1], to + padded);
@@ -203,7 +207,7 @@ extern "C" void voxelopt_warp_near_backward(const float *image, const float *dis
   for (long odd = 0; odd < 2; ++odd) {
     const long half = (slabs + 1 - odd) / 2;
     parallel(shape->batch * half, threads, [&](long item, long) {
-      std::vector<float> rows(channels * 9 * padded), sent(channels * 27 * padded);
+      Buffer rows(channels * 9 * padded), sent(channels * 27 * padded);
       const long b = item / half, from = (2 * (item % half) + odd) * thick;
       for (long i = from; i < std::min(length, from + thick); ++i) {
         for (long h = 0; h < (axes == 3 ? shape->height : 1); ++h) {

@@ -30,12 +30,14 @@ _WHOLE = {
     "naive": "naive PyTorch",
     "operators": "the layer without kernels",
     "kernels": "the layer",
+    "float16": "... with costs in float16",
+    "bfloat16": "... with costs in bfloat16",
     "unrolled": "training step, unrolled",
     "checkpointed": "training step, checkpointed",
 }
 _SIZES = ("48x40x64", "96x80x128")
-# Beyond this many voxels the naive version would not fit most machines.
-_NAIVE_VOXELS = 2_000_000
+# Beyond this many voxels the naive version and float64 would not fit most machines.
+_LARGE_VOXELS = 2_000_000
 
 
 def benchmark_parser() -> tuple[ArgumentParser, str]:
@@ -106,6 +108,8 @@ def run_benchmark(options: Namespace) -> None:
             measured = _measure_size(size, options, lambda what, now=status: now.update(what))
         results["sizes"][name] = measured
         console.print(_whole_table(name, measured), _stage_table(name, measured))
+        if "rows" in measured.get("precision", {}):
+            console.print(_precision_table(name, measured["precision"]["rows"]))
         for what, row in measured.items():
             if "failed" in row:
                 console.print(f"{_WHOLE.get(what, what)} failed: {row['failed']}")
@@ -131,8 +135,9 @@ def _measure_size(size: list[int], options: Namespace, progress: Any) -> dict[st
         return result
 
     measured: dict[str, Any] = {}
-    for what, label in {**_WHOLE, "stages": "stages"}.items():
-        if what != "naive" or size[0] * size[1] * size[2] <= _NAIVE_VOXELS:
+    for what, label in {**_WHOLE, "stages": "stages", "precision": "precision"}.items():
+        large = size[0] * size[1] * size[2] > _LARGE_VOXELS
+        if not (large and what in ("naive", "precision")):
             training = what in ("unrolled", "checkpointed")
             measured[what] = measure(what, label, soft if training else settings)
     if VoxelOptLayer(**settings).solver.assignment != "soft":  # what training is a multiple of
@@ -184,6 +189,18 @@ def _stage_table(name: str, measured: dict[str, Any]) -> Table:
             f"{row['bytes'] / 1e6:.0f}",
             f"{rate:.1f}",
             f"{100 * rate / copy:.0f}",
+        )
+    return table
+
+
+def _precision_table(name: str, rows: list[dict[str, Any]]) -> Table:
+    title = f"{name}: error to float64 by what costs are kept in, two phantom patients, in voxels"
+    table = terminal_table(title, "mean", "largest")
+    for row in rows:
+        table.add_row(
+            f"{row['features']}, {row['cost_dtype']}",
+            f"{row['mean_error']:.4f}",
+            f"{row['max_error']:.2f}",
         )
     return table
 

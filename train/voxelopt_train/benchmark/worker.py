@@ -18,6 +18,7 @@ from torch import Tensor
 
 from voxelopt_layers import VoxelOptLayer, native
 from voxelopt_train.benchmark.naive import naive_registration
+from voxelopt_train.benchmark.precision import measure_precision
 from voxelopt_train.benchmark.stages import measure_stages, timed
 
 
@@ -35,17 +36,21 @@ def measure(
     """Seconds (the least of ``runs``), and the peak of memory above the inputs in MB.
 
     ``what`` is one of naive, operators, kernels (inference), unrolled, checkpointed (a training
-    step: forward, and backward to both feature maps) and stages.
+    step: forward, and backward to both feature maps), float16, bfloat16 (inference with cost
+    volumes in these), stages and precision.
     """
-    if what not in ("naive", "operators", "kernels", "unrolled", "checkpointed", "stages"):
+    half, training = what in ("float16", "bfloat16"), what in ("unrolled", "checkpointed")
+    if not (half or training or what in ("naive", "operators", "kernels", "stages", "precision")):
         raise ValueError(f"nothing to measure is called {what}")
+    if what == "precision":
+        return {"rows": measure_precision(size, settings, device)}
     fixed, moving = features(size, channels, device)
     if what == "stages":
         return measure_stages(fixed, moving, VoxelOptLayer(**settings), runs)
-    training = what in ("unrolled", "checkpointed")
-    layer = VoxelOptLayer(**settings, gradient=what if training else "unrolled").to(device)
-    if what in ("kernels", "unrolled", "checkpointed"):
-        native.available()  # compiled before the clock runs
+    option = {"gradient": what} if training else {"cost_dtype": what} if half else {}
+    layer = VoxelOptLayer(**{**settings, **option}).to(device)
+    if what not in ("naive", "operators"):  # compiled before the clock runs
+        native.available(getattr(torch, what) if half else torch.float32)
 
     def run() -> Tensor:
         if training:

@@ -1,0 +1,101 @@
+// The adaptive Gaussian of ../message_passing.py along one axis: what forward and backward share.
+//
+// Planes along D are filtered one after another: across planes, then along H and W within the
+// plane. Weights are made from sigma plane by plane, which costs less than reading them.
+#pragma once
+
+#include "common.hpp"
+
+namespace {
+
+// Rows (or planes) j before and j after the one to be filtered, which is number 0 of both.
+template <class Pointer> struct Around {
+  std::vector<Pointer> before, after;
+  explicit Around(long radius) : before(radius + 1), after(radius + 1) {}
+};
+using Taps = Around<const float *>;
+
+// RADIUS is the filter's, or 0 where that is known at run time alone.
+template <long RADIUS> struct Filter {
+  Shape shape;
+  long any_radius;
+  bool border, across;  // across: along D too
+  long radius() const { return RADIUS ? RADIUS : any_radius; }
+  // Of a row with room for `radius` voxels more on both sides.
+  long margin() const { return whole_lines(radius()); }
+  long padded() const { return whole_lines(shape.width) + 2 * margin(); }
+
+  // w[j * n] for taps 0 to radius: exp(-j^2 / (2 sigma^2)), normalised. Each is made of the one
+  // before: q^(j^2) is q^((j - 1)^2) times q^(2 j - 1).
+  void weights(const float *sigma, long n, float *w) const {
+    sixteen_at_a_time(n, [&](long x, auto left) {
+      const Lanes s = load(sigma + x, left), q = exp(-0.5f / (s * s));
+      Lanes tap = fill(1.0f), ratio = q, sum = tap;
+      for (long j = 1; j <= radius(); ++j) {
+        tap *= ratio;
+        ratio *= q * q;
+        sum += 2 * tap;
+        store(tap, w + j * n + x, left);
+      }
+      const Lanes centre = 1.0f / sum;
+      store(centre, w + x, left);
+      for (long j = 1; j <= radius(); ++j) {
+        store(load(w + j * n + x, left) * centre, w + j * n + x, left);
+      }
+    });
+  }
+
+  // out = sum_j w_j (before_j + after_j); `moment`, if not null, is the same with j^2 w_j.
+  template <class T>
+  void mix(const Taps &taps, const float *w, long stride, long n, T *out,
+           float *moment = nullptr) const {
+    sixteen_at_a_time(n, [&](long x, auto left) {
+      Lanes sum = load(w + x, left) * load(taps.before[0] + x, left), squares = {};
+      for (long j = 1; j <= radius(); ++j) {
+        const Lanes both = load(taps.before[j] + x, left) + load(taps.after[j] + x, left);
+        const Lanes part = load(w + j * stride + x, left) * both;
+        sum += part;
+        squares += float(j * j) * part;
+      }
+      store(sum, out + x, left);
+      if (moment) store(squares, moment + x, left);
+    });
+  }
+
+  // The rows (or planes) around number i of n, each `size` long; beyond the ends the last of them
+  // or, where those count as 0, `outside`.
+  template <class Pointer>
+  void around(Pointer rows, long i, long n, long size, Pointer outside,
+              Around<Pointer> &found) const {
+    auto at = [&](long k) {
+      return !border && (k < 0 || k >= n) ? outside : rows + clamp(k, n) * size;
+    };
+    for (long j = 0; j <= radius(); ++j) {
+      found.before[j] = at(i - j);
+      found.after[j] = at(i + j);
+    }
+  }
+
+  // Continues a row on both sides; its taps lie beside it.
+  void row_around(float *row, Taps &taps) const {
+    const long width = shape.width;
+    std::fill(row - radius(), row, border ? row[0] : 0.0f);
+    std::fill(row + width, row + width + radius(), border ? row[width - 1] : 0.0f);
+    for (long j = 0; j <= radius(); ++j) {
+      taps.before[j] = row - j;
+      taps.after[j] = row + j;
+    }
+  }
+};
+
+// Calls work with the filter; the usual radius is a constant in it.
+template <class Work>
+void by_radius(const Shape &shape, long radius, bool border, bool across, const Work &work) {
+  if (radius == 3) {
+    work(Filter<3>{shape, radius, border, across});
+  } else {
+    work(Filter<0>{shape, radius, border, across});
+  }
+}
+
+}  // namespace
