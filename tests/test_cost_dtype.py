@@ -67,3 +67,10 @@ def test_the_largest_tensor_is_halved(dtype):
 def test_other_types_are_refused():
     with pytest.raises(ValueError, match="cost_dtype must be"):
         VoxelOptLayer(cost_dtype="float8")  # pyright: ignore[reportArgumentType]
+
+
+@halves
+def test_fields_keep_the_precision_of_the_features(dtype):
+    fixed, moving = (texture((9, 10, 11), 2).double() for _ in range(2))
+    result = VoxelOptLayer(cost_dtype=dtype).solve(fixed, moving)
+    assert result.displacement.dtype == result.entropy[-1].dtype == torch.float64

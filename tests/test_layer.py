@@ -81,6 +81,29 @@ def test_a_batch_equals_its_single_pairs():
         torch.testing.assert_close(together[b : b + 1], alone, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("cost_dtype", [None, "bfloat16"])
+@pytest.mark.parametrize("gradient", [False, True])
+def test_features_may_lie_in_memory_in_any_order(gradient, cost_dtype):
+    """As those made of arrays in Fortran order, which nibabel reads."""
+    layer = VoxelOptLayer(cost_dtype=cost_dtype)
+    fixed, moving = (texture((9, 10, 11), 2).mT.contiguous().mT for _ in range(2))
+    assert not fixed.is_contiguous()
+    with torch.set_grad_enabled(gradient):
+        u = layer(fixed.requires_grad_(gradient), moving)
+        assert torch.equal(u, layer(fixed.contiguous(), moving.contiguous()))
+
+
+@pytest.mark.parametrize("shape", [(9, 10), (6, 7, 8)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_nan_is_handed_on(shape, dtype):
+    """Rather than end the process, as a backward pass of PyTorch in 2-D does."""
+    fixed, moving = (torch.rand(1, 2, *shape, dtype=dtype) for _ in range(2))
+    fixed[0, 0, 3, 3] = torch.nan
+    u = VoxelOptLayer()(fixed.requires_grad_(), moving)
+    u.sum().backward()
+    assert u.isnan().any()
+
+
 def test_precision(smooth_velocity):
     fixed, moving, _ = pair((16, 20, 12), smooth_velocity)
     layer = VoxelOptLayer(assignment="soft")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import torch
 from memory import TrackMemory
 from textures import pair, texture
 from voxelopt_layers import VoxelOptLayer, native
+from voxelopt_layers.fused import Remade
 from voxelopt_layers.presets import PRESETS
 
 
@@ -107,3 +109,14 @@ def test_inference_holds_nothing_larger_than_the_cost_volume():
             VoxelOptLayer(levels=1)(fixed, moving)
         assert memory.largest <= max(27, channels) * voxel_bytes  # the warped map has all channels
         assert memory.peak < (2.5 * 27 + 4 * channels) * voxel_bytes
+
+
+@pytest.mark.skipif(not native.available(), reason="no C++ compiler here")
+@pytest.mark.parametrize("adaptive", [True, False])
+def test_no_cost_volume_outlives_the_backward_pass(adaptive):
+    fixed, moving = texture((9, 10, 11), 2), texture((9, 10, 11), 2)
+    layer = VoxelOptLayer(gradient="checkpointed", adaptive=adaptive)
+    u = layer(fixed.requires_grad_(), moving)
+    u.sum().backward()
+    remade = [x for x in gc.get_objects() if isinstance(x, Remade)]
+    assert remade and all(x._cost is None for x in remade)

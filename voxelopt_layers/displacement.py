@@ -77,15 +77,21 @@ def sample(
         ],
         dim=-1,
     ).expand(image.shape[0], *coordinates.shape[2:], d)
+    # In 2-D the backward pass of grid_sample ends the process over a NaN: it goes around that.
+    unknown = grid.isnan().any(-1) if d == 2 else None
     with torch.autocast(image.device.type, enabled=False):
         out = F.grid_sample(
             image.to(dtype),
-            grid,
+            grid if unknown is None else grid.masked_fill(unknown[..., None], 0),
             mode="bilinear" if mode == "linear" else "nearest",
             padding_mode=boundary,
             align_corners=False,
         )
-    return (out if image.is_floating_point() else out.round()).to(image.dtype)
+    if not image.is_floating_point():
+        return out.round().to(image.dtype)
+    if unknown is not None:
+        out = out.masked_fill(unknown[:, None], torch.nan)
+    return out.to(image.dtype)
 
 
 def warp(

@@ -53,17 +53,21 @@ def match(
     fixed: Tensor, moving: Tensor, dtype: torch.dtype, beta: Tensor, floor: float, *options: Any
 ) -> tuple[Tensor, Tensor]:
     """Cost volume and its entropy in one pass, without a gradient."""
+    fixed = fixed.contiguous()
     cost, entropy = _empty_cost(fixed, options[0], dtype), torch.empty_like(fixed[:, :1])
-    tensors = fixed.contiguous(), moving.contiguous(), cost
-    native.cost_volume(*tensors, *options, entropy, beta, floor)
+    native.cost_volume(fixed, moving.contiguous(), cost, *options, entropy, beta, floor)
     return cost, entropy
 
 
 class Remade:
-    """A cost volume that is not kept for the backward pass but made again when it comes to it."""
+    """A cost volume that is not kept for the backward pass but made again when it comes to it.
 
-    def __init__(self, make: Callable[[], Tensor], device: torch.device) -> None:
+    ``shared`` says that the entropy has a gradient too where the descent has one, and after it.
+    """
+
+    def __init__(self, make: Callable[[], Tensor], device: torch.device, shared: bool) -> None:
         self._make = make
+        self._shared = shared
         self._device = device.type
         self._cost: Tensor | None = None
 
@@ -73,7 +77,7 @@ class Remade:
         if cost is None:
             with torch.no_grad(), torch.autocast(self._device, enabled=False):
                 cost = self._make().contiguous()
-        self._cost = None if last else cost
+        self._cost = cost if self._shared and not last else None
         return cost
 
 

@@ -244,8 +244,9 @@ class VoxelOptLayer(nn.Module):
                         len(levels) == len(shapes) - 1
                         and len(velocities) == self.warps_per_level - 1
                     )
-                    velocity, entropy = self.solver(cost, None if last else again, known)
+                    solved = self.solver(cost, None if last else again, known)
                     del cost
+                    velocity, entropy = (x.to(dtype) for x in solved)
                     velocities.append(velocity)
                     u = _compose(u, exponentiate(velocity, self.integration_steps))
                     if inverse:

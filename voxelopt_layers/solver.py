@@ -160,7 +160,7 @@ class CoordinateDescent(nn.Module):
         remade = None
         again = self.gradient == "checkpointed" and cost.requires_grad
         if again and remake is not None and not torch.compiler.is_compiling():
-            remade = Remade(remake, cost.device)
+            remade = Remade(remake, cost.device, shared=self.adaptive)
         if known is None:
             beta = as_tensor(self.value("beta"), cost)
             entropy: Tensor = FusedEntropy.apply(cost, beta, self.probability_floor, remade)

@@ -35,8 +35,8 @@ def test_all_is_measured_and_kept(tmp_path, capsys):
     for text in ("naive PyTorch", "checkpointed", "v-step", "exponential", "GB/s", "MIND, float16"):
         assert text in printed
     (measured,) = json.loads(path.read_text())["sizes"].values()
-    inference, training = ("naive", "operators", "kernels"), ("unrolled", "checkpointed")
-    half, rest = ("float16", "bfloat16"), ("stages", "precision", "soft")
+    inference, half = ("naive", "operators", "kernels"), ("float16", "bfloat16")
+    training, rest = ("soft", "unrolled", "checkpointed"), ("stages", "precision")
     assert tuple(measured) == (*inference, *half, *training, *rest)
     whole = [row for what, row in measured.items() if what not in ("stages", "precision")]
     assert all(row["seconds"] > 0 for row in whole)
@@ -57,8 +57,11 @@ def test_memory_is_measured():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--sizes", "9x9"], "--sizes must be three numbers of voxels like 96x80x128, got 9x9"),
-        (["--sizes", "0x9x9"], "got 0x9x9"),
+        (
+            ["--sizes", "9x9"],
+            "--sizes must be three numbers of voxels like 96x80x128, each at least 4, got 9x9",
+        ),
+        (["--sizes", "3x9x9"], "got 3x9x9"),
         (["--runs", "0"], "--channels and --runs must be at least 1"),
         (["--preset", "fast"], "--preset"),
         (["-o", "/dev/null/x/results.json"], "cannot be made"),

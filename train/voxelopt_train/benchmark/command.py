@@ -32,10 +32,12 @@ _WHOLE = {
     "kernels": "the layer",
     "float16": "... with costs in float16",
     "bfloat16": "... with costs in bfloat16",
+    "soft": "the layer, soft, as it trains",
     "unrolled": "training step, unrolled",
     "checkpointed": "training step, checkpointed",
 }
 _SIZES = ("48x40x64", "96x80x128")
+_LEAST = 4
 # Beyond this many voxels the naive version and float64 would not fit most machines.
 _LARGE_VOXELS = 2_000_000
 
@@ -99,7 +101,7 @@ def run_benchmark(options: Namespace) -> None:
         check_kept(inputs, [Path(options.output)])
     pair = peer_pair(options)
     console = Console()
-    machine = _machine(options.device if sizes else "cpu")
+    machine = _machine(options.device if sizes else "cpu", kernels=bool(sizes))
     console.print(", ".join(f"{name}: {value}" for name, value in machine.items()))
     results: dict[str, Any] = {"machine": machine, "preset": options.preset, "sizes": {}}
     for size in sizes:
@@ -135,13 +137,14 @@ def _measure_size(size: list[int], options: Namespace, progress: Any) -> dict[st
         return result
 
     measured: dict[str, Any] = {}
+    large = size[0] * size[1] * size[2] > _LARGE_VOXELS
     for what, label in {**_WHOLE, "stages": "stages", "precision": "precision"}.items():
-        large = size[0] * size[1] * size[2] > _LARGE_VOXELS
-        if not (large and what in ("naive", "precision")):
+        if what == "soft":  # what training is a multiple of
+            if VoxelOptLayer(**settings).solver.assignment != "soft":
+                measured[what] = measure("kernels", label, soft)
+        elif not (large and what in ("naive", "precision")):
             training = what in ("unrolled", "checkpointed")
             measured[what] = measure(what, label, soft if training else settings)
-    if VoxelOptLayer(**settings).solver.assignment != "soft":  # what training is a multiple of
-        measured["soft"] = measure("kernels", "soft inference", soft)
     return measured
 
 
@@ -161,6 +164,8 @@ def _whole_table(name: str, measured: dict[str, Any]) -> Table:
     inference = measured.get("soft", measured["kernels"]).get("seconds")
     for what, label in _WHOLE.items():
         row = measured.get(what)
+        if what == "soft" and row is None:
+            continue
         if row is None or "failed" in row:
             table.add_row(label, "failed" if row else "left out")
             continue
@@ -205,8 +210,8 @@ def _precision_table(name: str, rows: list[dict[str, Any]]) -> Table:
     return table
 
 
-def _machine(device: str) -> dict[str, Any]:
-    """What the numbers depend on; how long the kernels take to compile, with nothing in a cache."""
+def _machine(device: str, kernels: bool) -> dict[str, Any]:
+    """What numbers depend on; how long ``kernels`` take to compile, with nothing in a cache."""
     machine: dict[str, Any] = {
         "voxelopt": voxelopt_layers.__version__,
         "torch": torch.__version__,
@@ -214,6 +219,8 @@ def _machine(device: str) -> dict[str, Any]:
     }
     if device.startswith("cuda"):
         return machine | {"device": torch.cuda.get_device_name(device)}
+    if not kernels:
+        return machine
     compiler = next(iter(build.compilers()), None)
     machine["processor"] = platform.processor() or platform.machine()
     if compiler is None:
@@ -224,11 +231,16 @@ def _machine(device: str) -> dict[str, Any]:
             build.compile_kernels(compiler, Path(folder) / "kernels.so")
         except (OSError, subprocess.SubprocessError):
             return machine | {"kernels": f"{compiler[0]} cannot compile them"}
-        return machine | {"kernels compiled in": f"{time.perf_counter() - start:.1f} s, once"}
+        return machine | {
+            "kernels compiled in": f"{time.perf_counter() - start:.1f} s, once per machine"
+        }
 
 
 def _size(text: str) -> list[int]:
     parts = text.lower().split("x")
-    if len(parts) != 3 or not all(p.isdigit() and int(p) > 0 for p in parts):
-        raise InputError(f"--sizes must be three numbers of voxels like 96x80x128, got {text}")
+    if len(parts) != 3 or not all(p.isdigit() and int(p) >= _LEAST for p in parts):
+        raise InputError(
+            f"--sizes must be three numbers of voxels like 96x80x128, each at least {_LEAST}, "
+            f"got {text}"
+        )
     return [int(p) for p in parts]
