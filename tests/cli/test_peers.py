@@ -31,11 +31,6 @@ u = np.zeros((1, 3, *fixed.shape), np.float32)
 FOUND = "np.savez(spec['output'], displacement=u, seconds=1.5, peak_mb=200.0)"
 
 
-@pytest.fixture(autouse=True)
-def _no_compiling(monkeypatch):
-    monkeypatch.setattr(command, "_machine", lambda device: {"device": device})
-
-
 @pytest.fixture
 def tool(monkeypatch, tmp_path):
     """Let a single tool be there, a script that ends with the given line; returns what it saw."""
