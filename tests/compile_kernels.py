@@ -30,7 +30,9 @@ def compile_instead(self, *args, grid, warmup=False, **constants):
     """What a launch would compile, of the types and constants that it is called with."""
     names = [p.name for p in self.params]
     given = dict(zip(names, args, strict=False)) | constants
-    fixed = {n: v for n, v in given.items() if n in constants or v is None or v is 1}  # noqa: F632
+    # As a launch does, of what is no constant it takes None and the number 1 for such.
+    known = {n: v is None or (type(v) is int and v == 1) for n, v in given.items()}
+    fixed = {n: v for n, v in given.items() if n in constants or known[n]}
     signature = {
         n: "constexpr" if n in fixed
         else TYPES[v.dtype] if isinstance(v, torch.Tensor)

@@ -9,9 +9,10 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import torch
 
 from voxelopt_layers import native
-from voxelopt_layers.native import build
+from voxelopt_layers.native import build, libraries
 
 needs_kernels = pytest.mark.skipif(not native.available(), reason="no C++ compiler here")
 
@@ -102,3 +103,10 @@ def test_a_failure_to_compile_is_logged(monkeypatch, caplog):
     with caplog.at_level(logging.INFO, "voxelopt_layers"):
         assert build.Build().library() is None
     assert "no such header" in caplog.text
+
+
+def test_memory_of_another_device_is_left_alone(monkeypatch):
+    """A GPU's needs neither huge pages nor the library that asks for them."""
+    monkeypatch.setattr(libraries, "LIBRARIES", {})
+    elsewhere = torch.empty(3, device="meta")
+    assert libraries.fresh(elsewhere) is elsewhere

@@ -180,11 +180,7 @@ class Descent:
 
     def smooth(self, image: Tensor, sigma: Tensor, out: Tensor) -> Tensor:
         """Write to ``out``, which may be ``image``."""
-        source = None if image is out else image
-        for _ in range(self.passes):
-            native.smooth(source, sigma, out, self.radius, self.border)
-            source = None
-        return out
+        return smooth_fused(image, sigma, out, self.radius, self.passes, self.border)
 
     def smooth_backward(
         self, image: Tensor, sigma: Tensor, grad: Tensor, grad_sigma: Tensor
@@ -290,6 +286,17 @@ class FusedDescent(torch.autograd.Function):
             None,
             None,
         )
+
+
+def smooth_fused(
+    image: Tensor, sigma: Tensor, out: Tensor, radius: int, passes: int, border: bool
+) -> Tensor:
+    """All passes of the filter, without a gradient, into ``out``, which may be ``image``."""
+    source = None if image is out else image
+    for _ in range(passes):
+        native.smooth(source, sigma, out, radius, border)
+        source = None
+    return out
 
 
 def tie_margin(cost: Tensor) -> Tensor:

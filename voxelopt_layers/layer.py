@@ -237,13 +237,10 @@ class VoxelOptLayer(nn.Module):
                 (f, f_mask), (m, m_mask) = (pyramid[number] for pyramid in pyramids)
                 velocities = []
                 entropy = None
-                for _ in range(self.warps_per_level):
+                for warp in range(self.warps_per_level):
                     cost, again, known = self._cost(f, m, f_mask, m_mask, _compose(start, u))
                     # The last volume is the first that the backward pass needs: it may stay.
-                    last = (
-                        len(levels) == len(shapes) - 1
-                        and len(velocities) == self.warps_per_level - 1
-                    )
+                    last = (number, warp) == (len(shapes) - 1, self.warps_per_level - 1)
                     solved = self.solver(cost, None if last else again, known)
                     del cost
                     velocity, entropy = (x.to(dtype) for x in solved)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from voxelopt_layers import native
 from voxelopt_layers.displacement import Boundary
+from voxelopt_layers.fused import smooth_fused
 
 # Elements handled at a time: enough to share among threads, or to fill a GPU, and no more.
 _BLOCK = {"cpu": 2**20, "cuda": 2**23}
@@ -53,14 +54,9 @@ def adaptive_gaussian(
     needs_grad = torch.is_grad_enabled() and (image.requires_grad or sigma.requires_grad)
     fits = sigma.shape == (image.shape[0], 1, *image.shape[2:])
     if fits and not needs_grad and native.suits(sigma, cost=image):
-        source, out = (
-            image.contiguous(),
-            torch.empty_like(image, memory_format=torch.contiguous_format),
-        )
-        for number in range(passes):
-            options = (out, radius, boundary == "border")
-            native.smooth(None if number else source, sigma.contiguous(), *options)
-        return out
+        image, sigma = image.contiguous(), sigma.contiguous()
+        out = torch.empty_like(image)
+        return smooth_fused(image, sigma, out, radius, passes, boundary == "border")
     return filter_with_weights(image, gaussian_weights(sigma, radius), passes, boundary)
 
 

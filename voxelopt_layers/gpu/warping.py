@@ -36,6 +36,25 @@ def _axis(
 
 
 @triton.jit
+def _samples(
+    displacement, voxels, depth, height, width, D: tl.constexpr, BORDER: tl.constexpr,
+    ACC: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Sample and voxels of a program, which of them exist, and `_axis` along W, H and D."""
+    sample = tl.program_id(1).to(tl.int64)
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = i < voxels
+    x, y = i % width, i // width % height
+    x0, fx, mx = _axis(displacement, i, x, width, voxels, inside, sample, D - 1, D, BORDER, ACC)
+    y0, fy, my = _axis(displacement, i, y, height, voxels, inside, sample, D - 2, D, BORDER, ACC)
+    z0, fz, mz = tl.zeros_like(x0), tl.zeros_like(fx), inside
+    if D == 3:
+        z = i // (width * height)
+        z0, fz, mz = _axis(displacement, i, z, depth, voxels, inside, sample, 0, D, BORDER, ACC)
+    return sample, i, inside, x0, fx, mx, y0, fy, my, z0, fz, mz
+
+
+@triton.jit
 def _corner(below, part, n: tl.constexpr, length):
     """Of the voxel below or above: its number, its weight, the weight's slope, if it exists."""
     index = below + n
@@ -49,16 +68,9 @@ def _warp(
     image, displacement, out, voxels, depth, height, width, channels, D: tl.constexpr,
     BORDER: tl.constexpr, ADD: tl.constexpr, ACC: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    sample = tl.program_id(1).to(tl.int64)
-    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    inside = i < voxels
-    x, y = i % width, i // width % height
-    x0, fx, _mx = _axis(displacement, i, x, width, voxels, inside, sample, D - 1, D, BORDER, ACC)
-    y0, fy, _my = _axis(displacement, i, y, height, voxels, inside, sample, D - 2, D, BORDER, ACC)
-    z0, fz = tl.zeros_like(x0), tl.zeros_like(fx)
-    if D == 3:
-        z = i // (width * height)
-        z0, fz, _mz = _axis(displacement, i, z, depth, voxels, inside, sample, 0, D, BORDER, ACC)
+    sample, i, inside, x0, fx, _mx, y0, fy, _my, z0, fz, _mz = _samples(
+        displacement, voxels, depth, height, width, D, BORDER, ACC, BLOCK
+    )
     for c in range(channels):
         channel = (sample * channels + c) * voxels
         value = tl.zeros((BLOCK,), ACC)
@@ -80,16 +92,9 @@ def _warp_backward(
     channels, D: tl.constexpr, BORDER: tl.constexpr, BY_IMAGE: tl.constexpr,
     BY_DISPLACEMENT: tl.constexpr, ACC: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    sample = tl.program_id(1).to(tl.int64)
-    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    inside = i < voxels
-    x, y = i % width, i // width % height
-    x0, fx, mx = _axis(displacement, i, x, width, voxels, inside, sample, D - 1, D, BORDER, ACC)
-    y0, fy, my = _axis(displacement, i, y, height, voxels, inside, sample, D - 2, D, BORDER, ACC)
-    z0, fz, mz = tl.zeros_like(x0), tl.zeros_like(fx), inside
-    if D == 3:
-        z = i // (width * height)
-        z0, fz, mz = _axis(displacement, i, z, depth, voxels, inside, sample, 0, D, BORDER, ACC)
+    sample, i, inside, x0, fx, mx, y0, fy, my, z0, fz, mz = _samples(
+        displacement, voxels, depth, height, width, D, BORDER, ACC, BLOCK
+    )
     by_x, by_y, by_z = tl.zeros((BLOCK,), ACC), tl.zeros((BLOCK,), ACC), tl.zeros((BLOCK,), ACC)
     for c in range(channels):
         channel = (sample * channels + c) * voxels

@@ -1,7 +1,7 @@
 """Kernels, one beside each operator that takes time or memory: operators ``voxelopt::*``.
 
 On CPU they are in C++, for float32, compiled on the user's machine (`build`) and called through
-`ctypes`; on CUDA in Triton (`voxelopt_layers.gpu`). PyTorch knows them as operators, so that
+`libraries`; on CUDA in Triton (`voxelopt_layers.gpu`). PyTorch knows them as operators, so that
 ``torch.compile`` passes over them. All write into tensors that the caller made. The operators in
 PyTorch remain the reference, in values and gradients, and run wherever `suits` says no.
 """
@@ -9,7 +9,6 @@ PyTorch remain the reference, in values and gradients, and run wherever `suits` 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import importlib.util
 import itertools
 import math
@@ -19,21 +18,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from voxelopt_layers.native.build import Build
+from voxelopt_layers.native.libraries import LIBRARIES, SHAPE, call, fresh
 
 SOFT, HARD_MEAN, HARD_SUM = range(3)
-# Libraries by what cost volumes are kept in; those of half precision are compiled when asked for.
-_builds = {
-    torch.float32: Build("float32"),
-    torch.float16: Build("float16"),
-    torch.bfloat16: Build("bfloat16"),
-}
 _enabled = True
 
 
 def available(cost_dtype: torch.dtype = torch.float32) -> bool:
     """Whether the kernels are there and not set aside; waits for the compiler."""
-    return _enabled and _builds[cost_dtype].library() is not None
+    return _enabled and LIBRARIES[cost_dtype].library() is not None
 
 
 # As torch.compiler.assume_constant_result does, but without importing the compiler.
@@ -42,7 +35,7 @@ available._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMember
 
 def start() -> None:
     """Have the kernels compiled in the background, if they are not there yet."""
-    _builds[torch.float32].start()
+    LIBRARIES[torch.float32].start()
 
 
 def assignment_kind(assignment: str, ties: str) -> int:
@@ -70,7 +63,7 @@ def suits(*tensors: Tensor | None, cost: Tensor | None = None) -> bool:
     """
     given = [t for t in (cost, *tensors) if t is not None]
     for tensor in given:
-        half = tensor is cost and tensor.dtype in _builds
+        half = tensor is cost and tensor.dtype in LIBRARIES
         if not (
             (tensor.dtype == torch.float32 or half)
             and tensor.device == given[0].device
@@ -91,51 +84,6 @@ def _triton_available() -> bool:
 
 
 _triton_available._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
-
-
-class _Shape(ctypes.Structure):
-    _fields_ = [(n, ctypes.c_long) for n in ("batch", "channels", "depth", "height", "width")]
-
-
-def _call(
-    name: str, shape_of: Tensor, *arguments: Any, kept_in: torch.dtype = torch.float32
-) -> Any:
-    """Call a kernel; ``_SHAPE`` among its arguments stands for the shape of ``shape_of``."""
-    library = _builds[kept_in].library()
-    assert library is not None
-    converted = []
-    for argument in arguments:
-        if isinstance(argument, Tensor):
-            assert argument.is_contiguous()
-            assert argument.dtype in (torch.float32, kept_in)
-            converted.append(ctypes.c_void_p(argument.data_ptr()))
-        elif argument is _SHAPE:
-            spatial = shape_of.shape[2:]
-            flat = [1] * (3 - len(spatial))
-            converted.append(ctypes.byref(_Shape(*shape_of.shape[:2], *flat, *spatial)))
-        elif isinstance(argument, float):
-            converted.append(ctypes.c_float(argument))
-        else:
-            converted.append(None if argument is None else ctypes.c_long(argument))
-    kernel = library[f"voxelopt_{name}"]
-    kernel.restype = ctypes.c_float if name == "reach" else None
-    # A thread costs as much to start as some ten thousand values take to go through.
-    threads = min(torch.get_num_threads(), max(1, shape_of.numel() // 2**14))
-    return kernel(*converted, ctypes.c_long(threads))
-
-
-_SHAPE = object()
-
-
-def _fresh(tensor: Tensor) -> Tensor:
-    """A tensor that nothing was written to yet: its memory comes in huge pages where it can.
-
-    Touching a volume for the first time costs as much as ten times later, and malloc keeps none.
-    """
-    library = _builds[torch.float32].library()
-    assert library is not None
-    library["voxelopt_huge_pages"](ctypes.c_void_p(tensor.data_ptr()), ctypes.c_long(tensor.nbytes))
-    return tensor
 
 
 _namespace = torch.library.Library("voxelopt", "DEF")
@@ -176,7 +124,7 @@ def _search(image: Tensor, radius: int) -> tuple[int, int]:
 @_operator("out")
 def clear(out: Tensor) -> None:
     """Zeros in a tensor that nothing was written to yet."""
-    (_fresh(out) if out.device.type == "cpu" else out).zero_()
+    fresh(out).zero_()
 
 
 def zeros_like(tensor: Tensor) -> Tensor:
@@ -202,10 +150,10 @@ def cost_volume(
     """``cost (B, K, *spatial) = scale * sum_c phi(f_c(x) - m_c(x + o))``, and its ``entropy``."""
     search = _search(fixed, radius)
     options = (*search, squared, border, scale)
-    _call("cost_volume", fixed, fixed, moving, _fresh(cost), _SHAPE, *options, kept_in=cost.dtype)
+    call("cost_volume", fixed, fixed, moving, fresh(cost), SHAPE, *options, kept_in=cost.dtype)
     if entropy is not None and beta is not None:
         options = (beta, *_floor(floor))
-        _call("entropy", cost, cost, entropy, _SHAPE, *options, kept_in=cost.dtype)
+        call("entropy", cost, cost, entropy, SHAPE, *options, kept_in=cost.dtype)
 
 
 @_operator("grad_fixed", "grad_moving")
@@ -223,14 +171,14 @@ def cost_volume_backward(
     """Add to the gradients of both maps."""
     tensors = (fixed, moving, grad, grad_fixed, grad_moving)
     options = (*_search(fixed, radius), squared, border, scale)
-    _call("cost_volume_backward", fixed, *tensors, _SHAPE, *options, kept_in=grad.dtype)
+    call("cost_volume_backward", fixed, *tensors, SHAPE, *options, kept_in=grad.dtype)
 
 
 @_operator("entropy")
 def entropy(cost: Tensor, entropy: Tensor, beta: Tensor, floor: float) -> None:
     """``entropy (B, 1, *spatial)`` of a cost volume, in nats."""
     options = (beta, *_floor(floor))
-    _call("entropy", cost, cost, entropy, _SHAPE, *options, kept_in=cost.dtype)
+    call("entropy", cost, cost, entropy, SHAPE, *options, kept_in=cost.dtype)
 
 
 @_operator("grad_cost", "grad_beta")
@@ -238,9 +186,9 @@ def entropy_backward(
     cost: Tensor, grad: Tensor, grad_cost: Tensor, grad_beta: Tensor, beta: Tensor, floor: float
 ) -> None:
     """Write the gradients of cost and beta."""
-    tensors = (cost, grad, _fresh(grad_cost), grad_beta)
+    tensors = (cost, grad, fresh(grad_cost), grad_beta)
     options = (beta, *_floor(floor))
-    _call("entropy_backward", cost, *tensors, _SHAPE, *options, kept_in=cost.dtype)
+    call("entropy_backward", cost, *tensors, SHAPE, *options, kept_in=cost.dtype)
 
 
 def _floor(floor: float) -> tuple[float, bool]:
@@ -250,9 +198,9 @@ def _floor(floor: float) -> tuple[float, bool]:
 @_operator("out")
 def smooth(image: Tensor | None, sigma: Tensor, out: Tensor, radius: int, border: bool) -> None:
     """The adaptive Gaussian along all axes of ``image``; if None, of ``out`` in place."""
-    tensors = (out, sigma, out) if image is None else (image, sigma, _fresh(out))
+    tensors = (out, sigma, out) if image is None else (image, sigma, fresh(out))
     options = (out.dim() == 5, radius, border)
-    _call("smooth", out, *tensors, _SHAPE, *options, kept_in=out.dtype)
+    call("smooth", out, *tensors, SHAPE, *options, kept_in=out.dtype)
 
 
 @_operator("grad", "grad_sigma")
@@ -261,7 +209,7 @@ def smooth_backward(
 ) -> None:
     """Turn ``grad`` into the gradient of ``image``, and add to that of sigma."""
     tensors, options = (image, sigma, grad, grad_sigma), (image.dim() == 5, radius, border)
-    _call("smooth_backward", image, *tensors, _SHAPE, *options, kept_in=image.dtype)
+    call("smooth_backward", image, *tensors, SHAPE, *options, kept_in=image.dtype)
 
 
 def search_radius(cost: Tensor) -> int:
@@ -281,7 +229,7 @@ def assign(
 ) -> None:
     """The v-step, SOFT, HARD_MEAN or HARD_SUM; costs closer than ``rounding (B,)`` tie."""
     options = (cost.dim() - 2, search_radius(cost), kind, coupling, temperature, rounding)
-    _call("assign", cost, cost, smooth, _fresh(out), _SHAPE, *options, kept_in=cost.dtype)
+    call("assign", cost, cost, smooth, fresh(out), SHAPE, *options, kept_in=cost.dtype)
 
 
 @_operator("grad_cost", "grad_smooth", "grad_scalars")
@@ -301,10 +249,10 @@ def assign_backward(
     Add to the gradients of the cost (write it, where ``first``) and of (coupling, temperature),
     write that of u.
     """
-    by_cost = _fresh(grad_cost) if first else grad_cost
-    tensors = (cost, smooth, grad, by_cost, _fresh(grad_smooth), grad_scalars)
+    by_cost = fresh(grad_cost) if first else grad_cost
+    tensors = (cost, smooth, grad, by_cost, fresh(grad_smooth), grad_scalars)
     options = (cost.dim() - 2, search_radius(cost), coupling, temperature, first)
-    _call("assign_backward", cost, *tensors, _SHAPE, *options, kept_in=cost.dtype)
+    call("assign_backward", cost, *tensors, SHAPE, *options, kept_in=cost.dtype)
 
 
 @_operator("out")
@@ -319,7 +267,7 @@ def warp(
     """``out(x) = image(x + u(x))``, and ``+ u(x)`` where ``add``; ``near`` where |u| <= 1."""
     near = _reach(displacement) <= 1 if near is None else near
     name, axes = "warp_near" if near else "warp", displacement.shape[1]
-    _call(name, image, image, displacement, _fresh(out), _SHAPE, axes, border, add)
+    call(name, image, image, displacement, fresh(out), SHAPE, axes, border, add)
 
 
 @_operator("grad_image", "grad_displacement")
@@ -336,7 +284,7 @@ def warp_backward(
     near = _reach(displacement) <= 1 if near is None else near
     tensors = (image, displacement, grad, grad_image, grad_displacement)
     name = "warp_near_backward" if near else "warp_backward"
-    _call(name, image, *tensors, _SHAPE, displacement.shape[1], border)
+    call(name, image, *tensors, SHAPE, displacement.shape[1], border)
 
 
 @_operator("out")
@@ -355,7 +303,7 @@ def exponentiate(velocity: Tensor, out: Tensor, steps: int) -> None:
 def exponentiate_backward(velocity: Tensor, grad: Tensor, steps: int) -> None:
     """Turn the gradient of the exponential into that of the velocity; its fields are made again."""
     near = _reach(velocity) <= 2
-    spare, *fields = _fresh(velocity.new_empty((steps + 1, *velocity.shape)))
+    spare, *fields = fresh(velocity.new_empty((steps + 1, *velocity.shape)))
     torch.div(velocity, 2**steps, out=fields[0])
     for field, following in itertools.pairwise(fields):
         warp(field, field, following, True, True, near)
@@ -369,4 +317,4 @@ def _reach(displacement: Tensor) -> float:
     """The largest component of a displacement, in voxels. Most fields stay below 1."""
     if displacement.device.type != "cpu":  # near or far is all the same on a GPU
         return math.inf
-    return _call("reach", displacement, displacement, _SHAPE)
+    return call("reach", displacement, displacement, SHAPE)

@@ -30,8 +30,7 @@ struct Offsets {
 
 // C + coupling (|o|^2 - 2 u.o) of one block, offsets BLOCK apart, and its minimum over them. One
 // offset after another: memory likes few long runs better than many short ones.
-template <class T>
-void energies(const T *cost, const float *u, long voxels, const Offsets &offsets, long n,
+void energies(const Kept *cost, const float *u, long voxels, const Offsets &offsets, long n,
               float coupling, float *energy, float *least) {
   alignas(Lanes) float at[3][BLOCK] = {};
   for (long axis = 0; u && axis < offsets.d; ++axis) {
@@ -39,7 +38,7 @@ void energies(const T *cost, const float *u, long voxels, const Offsets &offsets
   }
   std::fill(least, least + BLOCK, INFINITY);
   for (long k = 0; k < offsets.count; ++k) {
-    const T *c = cost + k * voxels;
+    const Kept *c = cost + k * voxels;
     const float *o = &offsets.o[k * 3];
     const float constant = coupling * offsets.square[k];
     sixteen_at_a_time(n, [&](long i, auto left) {
@@ -75,8 +74,7 @@ struct Weights {
   }
 };
 
-template <class T>
-void assign(const T *cost, const float *smooth, float *out, const Shape *shape, long d, long radius,
+void assign(const Kept *cost, const float *smooth, float *out, const Shape *shape, long d, long radius,
             long mode, const float *coupling, const float *temperature, const float *rounding,
             long threads) {
   const Offsets offsets(d, radius);
@@ -97,8 +95,7 @@ void assign(const T *cost, const float *smooth, float *out, const Shape *shape, 
   });
 }
 
-template <class T>
-void assign_backward(const T *cost, const float *smooth, const float *grad, float *grad_cost,
+void assign_backward(const Kept *cost, const float *smooth, const float *grad, float *grad_cost,
                      float *grad_smooth, float *grad_scalars, const Shape *shape, long d,
                      long radius, const float *coupling, const float *temperature, long first,
                      long threads) {

@@ -39,9 +39,9 @@ struct Search {
 };
 
 // sum_c phi(f_c(x) - m_c(x + dx)) along one row.
-template <bool squared, class T>
+template <bool squared>
 void row_cost(const float *fixed, long voxels, const float *moving, long padded, long channels,
-              long width, float scale, T *out) {
+              long width, float scale, Kept *out) {
   sixteen_at_a_time(width, [&](long x, auto left) {
     Lanes sum = {};
     for (long c = 0; c < channels; ++c) {
@@ -52,8 +52,7 @@ void row_cost(const float *fixed, long voxels, const float *moving, long padded,
   });
 }
 
-template <class T>
-void cost_volume(const float *fixed, const float *moving, T *cost, const Shape *shape, long radius,
+void cost_volume(const float *fixed, const float *moving, Kept *cost, const Shape *shape, long radius,
                  long radius_d, long squared, long border, float scale, long threads) {
   const Search search{*shape, radius, radius_d, squared != 0, border != 0, scale};
   const long voxels = shape->voxels(), width = shape->width, side = search.side();
@@ -64,12 +63,12 @@ void cost_volume(const float *fixed, const float *moving, T *cost, const Shape *
     const long b = item / lines, d = item % lines / shape->height, h = item % shape->height;
     const float *f = fixed + b * shape->channels * voxels + item % lines * width;
     const float *m = moving + b * shape->channels * voxels;
-    T *out = cost + b * search.offsets() * voxels + item % lines * width;
+    Kept *out = cost + b * search.offsets() * voxels + item % lines * width;
     for (long dz = -radius_d; dz <= radius_d; ++dz) {
       for (long dy = -radius; dy <= radius; ++dy) {
         search.load(m, search.row(d + dz, h + dy), rows.data());
         for (long dx = 0; dx < side; ++dx, out += voxels) {
-          auto step = search.squared ? row_cost<true, T> : row_cost<false, T>;
+          auto step = search.squared ? row_cost<true> : row_cost<false>;
           const float *row = rows.data() + search.margin() - radius + dx;
           step(f, voxels, row, search.padded(), shape->channels, width, scale, out);
         }
@@ -80,8 +79,8 @@ void cost_volume(const float *fixed, const float *moving, T *cost, const Shape *
 
 // Of one line of voxels and one row of the moving map, `side` offsets along W: adds to the gradient
 // of the fixed map, and stores what each offset sends to the moving one, in a row of its own.
-template <long SIDE, class T>
-void line_backward(const Search &search, const float *fixed, const float *rows, const T *grad,
+template <long SIDE>
+void line_backward(const Search &search, const float *fixed, const float *rows, const Kept *grad,
                    float *grad_fixed, float *sent) {
   const long voxels = search.shape.voxels(), side = SIDE ? SIDE : search.side();
   const long padded = search.padded(), margin = search.margin();
@@ -123,9 +122,9 @@ template <long SIDE> void collect(const Search &search, const float *sent, float
 // Slabs that write to common planes of the moving gradient are never at work together: first those
 // of even number, then those of odd. SIDE is the
 // search's where it is L1, or 0 where either is known at run time alone.
-template <long SIDE, class T>
+template <long SIDE>
 void cost_volume_backward(const Search &search, const float *fixed, const float *moving,
-                          const T *grad, float *grad_fixed, float *grad_moving, long threads) {
+                          const Kept *grad, float *grad_fixed, float *grad_moving, long threads) {
   const Shape &shape = search.shape;
   const long voxels = shape.voxels(), width = shape.width, channels = shape.channels;
   const long radius = search.radius, radius_d = search.radius_d, side = search.side();
@@ -136,7 +135,7 @@ void cost_volume_backward(const Search &search, const float *fixed, const float 
 
   auto line = [&](long b, long d, long h, float *rows, float *sent) {
     const long here = d * shape.plane() + h * width, volume = b * channels * voxels;
-    const T *g = grad + b * search.offsets() * voxels + here;
+    const Kept *g = grad + b * search.offsets() * voxels + here;
     for (long dz = -radius_d; dz <= radius_d; ++dz) {
       for (long dy = -radius; dy <= radius; ++dy, g += side * voxels) {
         const long start = search.row(d + dz, h + dy);
@@ -183,6 +182,6 @@ extern "C" void voxelopt_cost_volume_backward(const float *fixed, const float *m
                                               float scale, long threads) {
   const Search search{*shape, radius, radius_d, squared != 0, border != 0, scale};
   const bool usual = radius == 1 && !squared;  // the layer's defaults
-  auto step = usual ? cost_volume_backward<3, Kept> : cost_volume_backward<0, Kept>;
+  auto step = usual ? cost_volume_backward<3> : cost_volume_backward<0>;
   step(search, fixed, moving, grad, grad_fixed, grad_moving, threads);
 }

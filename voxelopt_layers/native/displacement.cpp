@@ -1,4 +1,4 @@
-// Linear sampling at x + u(x) of ../displacement.py, forward and backward, sixteen voxels at a time.
+// Linear sampling at x + u(x) of ../displacement.py, forward and backward, sixteen at a time.
 
 #include "common.hpp"
 

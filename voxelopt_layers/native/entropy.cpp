@@ -8,8 +8,7 @@ constexpr long BLOCK = 256;
 
 // (min C - C) / beta of one block: the logarithms of the probabilities, but for the log of their
 // sum. Offsets are BLOCK apart.
-template <class T>
-void exponents(const T *cost, long voxels, long offsets, long n, float beta, float *out) {
+void exponents(const Kept *cost, long voxels, long offsets, long n, float beta, float *out) {
   float least[BLOCK];
   std::fill(least, least + BLOCK, INFINITY);
   for (long o = 0; o < offsets; ++o) {
@@ -52,8 +51,7 @@ struct Sums {
   }
 };
 
-template <class T>
-void entropy_of(const T *cost, float *entropy, const Shape *shape, const float *beta,
+void entropy_of(const Kept *cost, float *entropy, const Shape *shape, const float *beta,
                 float log_floor, long has_floor, long threads) {
   const long voxels = shape->voxels(), offsets = shape->channels;
   const long blocks = (voxels + BLOCK - 1) / BLOCK;
@@ -70,8 +68,7 @@ void entropy_of(const T *cost, float *entropy, const Shape *shape, const float *
   });
 }
 
-template <class T>
-void entropy_backward(const T *cost, const float *grad, T *grad_cost, float *grad_beta,
+void entropy_backward(const Kept *cost, const float *grad, Kept *grad_cost, float *grad_beta,
                       const Shape *shape, const float *beta, float log_floor, long has_floor,
                       long threads) {
   const long voxels = shape->voxels(), offsets = shape->channels;
@@ -108,7 +105,7 @@ void entropy_backward(const T *cost, const float *grad, T *grad_cost, float *gra
       for (long k = 0; k < std::min(LANES, n - i); ++k) part += by_beta[k];
     }
     parts[item] = part;
-    T *out = grad_cost + b * offsets * voxels + x;
+    Kept *out = grad_cost + b * offsets * voxels + x;
     for (long o = 0; o < offsets; ++o) convert(exponent.data() + o * BLOCK, n, out + o * voxels);
   });
   double sum = 0;

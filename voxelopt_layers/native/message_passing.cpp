@@ -11,8 +11,8 @@ struct Slab {
   Buffer before, after;
 };
 
-template <class T, long RADIUS>
-void smooth_slab(const Filter<RADIUS> &filter, const T *volume, T *out, const float *sigma,
+template <long RADIUS>
+void smooth_slab(const Filter<RADIUS> &filter, const Kept *volume, Kept *out, const float *sigma,
                  const Slab &slab) {
   const Shape &shape = filter.shape;
   const long plane = shape.plane(), width = shape.width, radius = filter.radius();
@@ -57,8 +57,8 @@ void smooth_slab(const Filter<RADIUS> &filter, const T *volume, T *out, const fl
 }
 
 // All volumes of one sample.
-template <class T, long RADIUS>
-void smooth(const Filter<RADIUS> &filter, const T *image, T *out, const float *sigma,
+template <long RADIUS>
+void smooth(const Filter<RADIUS> &filter, const Kept *image, Kept *out, const float *sigma,
             long threads) {
   const Shape &shape = filter.shape;
   const long volumes = shape.channels, depth = shape.depth, radius = filter.radius();
@@ -69,7 +69,7 @@ void smooth(const Filter<RADIUS> &filter, const T *image, T *out, const float *s
   const long slabs = (depth + thick - 1) / thick;
   std::vector<Slab> all(volumes * slabs);
   parallel(volumes * slabs, threads, [&](long item, long) {
-    const T *volume = image + item / slabs * voxels;
+    const Kept *volume = image + item / slabs * voxels;
     Slab &slab = all[item];
     slab.first = item % slabs * thick;
     slab.last = std::min(depth, slab.first + thick);

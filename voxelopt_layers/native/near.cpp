@@ -79,8 +79,8 @@ struct Near {
         const float *at = before + padded(), *after = at + padded();
         float *to = volume + to_d * shape.plane() + to_h * shape.width;
         sixteen_at_a_time(shape.width, [&](long i, auto left) {
-          const Lanes sum = load(before + i + 1, left) + load(at + i, left) + load(after + i - 1, left);
-          store(load(to + i, left) + sum, to + i, left);
+          const Lanes beside = load(before + i + 1, left) + load(after + i - 1, left);
+          store(load(to + i, left) + load(at + i, left) + beside, to + i, left);
         });
       }
     }
@@ -147,8 +147,8 @@ extern "C" void voxelopt_warp_near(const float *image, const float *displacement
   });
 }
 
-// Adds to grad_image and grad_displacement; either may be null, and both the same. Slabs whose rows meet are
-// never at work together: first those of even number, then those of odd.
+// Adds to grad_image and grad_displacement; either may be null, and both the same. Slabs whose rows
+// meet are never at work together: first those of even number, then those of odd.
 extern "C" void voxelopt_warp_near_backward(const float *image, const float *displacement,
                                             const float *grad, float *grad_image,
                                             float *grad_displacement, const Shape *shape, long axes,
