@@ -35,7 +35,8 @@ from voxelopt_train.phantom import Pair, random_displacement
 from voxelopt_train.resampling import resample
 
 PRESETS = ("default", "paper", "released")
-METHODS = [(features, preset) for features in ("mind", "raw") for preset in PRESETS]
+METHODS = [("raw", "intensity")]
+METHODS += [(features, preset) for features in ("mind", "raw") for preset in PRESETS]
 SPACING_MM = 3.0
 COLUMNS = ("dice before", "dice after", "error mm", "SDlogJ", "SDlogJ strict", "folds %", "seconds")
 

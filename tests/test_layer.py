@@ -226,6 +226,7 @@ def test_ties_in_flat_background_survive_rounding():
         {"dissimilarity": "l2"}, {"dissimilarity": "cosine"}, {"dissimilarity": "ncc"},
         {"dissimilarity": lambda f, m: (f - m).abs().sum(1)}, {"theta": (100.0, 10.0, 1.0)},
         {"filter_radius": 1, "filter_passes": 3}, {"integration_steps": 0}, {"boundary": "zeros"},
+        {"dissimilarity": "lncc"}, {"dissimilarity": {"lncc": 1.0, "l1": 0.5}}, {"refinements": 2},
         {"warps_per_level": 3}, {"beta": 0.01}, {"alpha": 4.0}, {"sigma_range": (0.1, 0.5)},
     ],
 )  # fmt: skip
@@ -255,6 +256,8 @@ def test_every_choice_has_an_effect_and_still_registers(options, smooth_velocity
         ({"dissimilarity": "l3"}, "dissimilarity must be one of"),
         ({"theta": 5.0}, "theta must be a sequence"),
         ({"levels": 2.5}, "must be whole numbers"),
+        ({"refinements": -1}, "refinements and integration_steps at least 0"),
+        ({"dissimilarity": {"lncc": -1.0}}, "weights of dissimilarities must be above 0"),
         ({"sigma_range": (0.5, 0.1)}, "sigma_range must go from low to high"),
         ({"learnable": "gamma"}, "'gamma' cannot be learned"),
     ],

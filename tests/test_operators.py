@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 
 from voxelopt_layers import adaptive_gaussian, assign, cost_entropy, cost_volume, entropy_to_sigma
-from voxelopt_layers.cost_volume import search_offsets
 from voxelopt_layers.message_passing import filter_with_weights, gaussian_weights
+from voxelopt_layers.offsets import search_offsets
 
 SHAPES = [(6, 5), (4, 5, 6)]
 NAIVE = {

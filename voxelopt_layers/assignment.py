@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from voxelopt_layers import native
-from voxelopt_layers.cost_volume import search_offsets
 from voxelopt_layers.fused import as_tensor, assign_fused, tie_margin, working_dtype
+from voxelopt_layers.offsets import search_offsets
 
 Assignment = Literal["hard", "soft", "straight_through"]
 # Voxels whose energies are held at a time: what a cache holds, or what fills a GPU.

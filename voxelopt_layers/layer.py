@@ -13,8 +13,8 @@ from voxelopt_layers import native
 from voxelopt_layers.arguments import check_inputs
 from voxelopt_layers.assignment import Assignment
 from voxelopt_layers.cost_volume import (
-    DISSIMILARITIES,
     Dissimilarity,
+    check_dissimilarity,
     cost_volume,
     match_in_one_pass,
 )
@@ -51,7 +51,8 @@ class VoxelOptLayer(nn.Module):
         cost_filtering: False leaves the cost volume unfiltered.
         filter_radius: taps of the Gaussian on each side.
         filter_passes: how often each filtering goes through the axes.
-        dissimilarity: ``"l1"``, ``"l2"``, ``"cosine"``, ``"ncc"`` or a function, see `cost_volume`.
+        dissimilarity: ``"l1"``, ``"l2"``, ``"cosine"``, ``"ncc"``, ``"lncc"``, weights of several,
+            or a function, see `cost_volume`.
         assignment: ``"hard"``, ``"soft"`` or ``"straight_through"``, see `assign`.
         temperature: of the soft assignment, in units of cost.
         ties: what becomes of offsets that share the least energy, see `assign`.
@@ -62,6 +63,8 @@ class VoxelOptLayer(nn.Module):
             that the settings use.
         integration_steps: squarings of `exponentiate`.
         warps_per_level: how often each level warps the moving map and solves.
+        refinements: further warps at the last level, each of which solves for a part of a voxel,
+            see `subvoxel_descent`.
         boundary: beyond the volume, features are 0 (``"zeros"``) or repeat (``"border"``), and so
             is what the filters smooth; displacements are continued with their border always.
         align_corners: which points of two pyramid levels coincide: the centres of their corner
@@ -108,29 +111,27 @@ class VoxelOptLayer(nn.Module):
         learnable: bool | Sequence[str] = False,
         integration_steps: int = 7,
         warps_per_level: int = 2,
+        refinements: int = 0,
         boundary: Boundary = "border",
         align_corners: bool = False,
         upsampling_scale: float | None = None,
         cost_dtype: Literal["float16", "bfloat16"] | None = None,
     ) -> None:
         super().__init__()
-        counts = (levels, search_radius, warps_per_level, integration_steps)
+        counts = (levels, search_radius, warps_per_level, refinements, integration_steps)
         if not all(isinstance(count, int) for count in counts):
             raise ValueError(
-                "levels, search_radius, warps_per_level and integration_steps must be whole "
-                f"numbers, got {counts}"
+                "levels, search_radius, warps_per_level, refinements and integration_steps must "
+                f"be whole numbers, got {counts}"
             )
-        if min(levels, warps_per_level) < 1 or integration_steps < 0:
+        if min(levels, warps_per_level) < 1 or min(refinements, integration_steps) < 0:
             raise ValueError(
-                "levels and warps_per_level must be at least 1, integration_steps at least 0"
+                "levels and warps_per_level must be at least 1, refinements and "
+                "integration_steps at least 0"
             )
         if not 1 <= search_radius <= 5:
             raise ValueError(f"search_radius must be from 1 to 5 voxels, got {search_radius}")
-        if not callable(dissimilarity) and dissimilarity not in DISSIMILARITIES:
-            raise ValueError(
-                f"dissimilarity must be one of {DISSIMILARITIES} or a function, "
-                f"got {dissimilarity!r}"
-            )
+        check_dissimilarity(dissimilarity)
         if cost_dtype not in (None, "float16", "bfloat16"):
             raise ValueError(
                 f"cost_dtype must be 'float16', 'bfloat16' or None, got {cost_dtype!r}"
@@ -139,6 +140,7 @@ class VoxelOptLayer(nn.Module):
         self.search_radius = search_radius
         self.dissimilarity: Dissimilarity = dissimilarity
         self.integration_steps = integration_steps
+        self.refinements = refinements
         self.warps_per_level = warps_per_level
         self.boundary: Boundary = boundary
         self.align_corners = align_corners
@@ -235,15 +237,24 @@ class VoxelOptLayer(nn.Module):
                 u, u_inverse = self._upsample(u, shape), self._upsample(u_inverse, shape)
                 start = self._upsample(initial, shape, exact=True)
                 (f, f_mask), (m, m_mask) = (pyramid[number] for pyramid in pyramids)
+                last = number == len(shapes) - 1
+                refinements = self.refinements if last else 0
                 velocities = []
                 entropy = None
-                for warp in range(self.warps_per_level):
-                    cost, again, known = self._cost(f, m, f_mask, m_mask, _compose(start, u))
-                    # The last volume is the first that the backward pass needs: it may stay.
-                    last = (number, warp) == (len(shapes) - 1, self.warps_per_level - 1)
-                    solved = self.solver(cost, None if last else again, known)
+                for warp in range(self.warps_per_level + refinements):
+                    maps = (f, m, f_mask, m_mask, _compose(start, u))
+                    if warp < self.warps_per_level:
+                        cost, again, known = self._cost(*maps)
+                        # The last volume is the first that the backward pass needs: it may stay.
+                        if last and warp == self.warps_per_level - 1:
+                            again = None
+                        solved = self.solver(cost, again, known)
+                        velocity, entropy = (x.to(dtype) for x in solved)
+                    else:
+                        assert entropy is not None
+                        cost = self._cost(*maps, star=True)[0]
+                        velocity = self.solver.refine(cost, entropy)
                     del cost
-                    velocity, entropy = (x.to(dtype) for x in solved)
                     velocities.append(velocity)
                     u = _compose(u, exponentiate(velocity, self.integration_steps))
                     if inverse:
@@ -266,8 +277,9 @@ class VoxelOptLayer(nn.Module):
         fixed_mask: Tensor | None,
         moving_mask: Tensor | None,
         displacement: Tensor | None,
+        star: bool = False,
     ) -> tuple[Tensor, Callable[[], Tensor] | None, Tensor | None]:
-        """Cost volume of one warp, and what is known of it.
+        """Cost volume of one warp, or a star of it, and what is known of it.
 
         That is what makes it again, where there is a gradient to come; and its entropy, where a
         kernel finds both in one pass. Without a gradient the warped map ends here, before the
@@ -275,7 +287,8 @@ class VoxelOptLayer(nn.Module):
         """
         if displacement is not None:
             moving, moving_mask = warp_features(moving, moving_mask, displacement, self.boundary)
-        if fixed_mask is None and moving_mask is None and not self._learns(fixed, moving):
+        masked = fixed_mask is not None or moving_mask is not None
+        if not (masked or star or self._learns(fixed, moving)):
             matched = match_in_one_pass(
                 fixed, moving, self.search_radius, self.dissimilarity, self.boundary,
                 self.cost_dtype, self.solver.value("beta"), self.solver.probability_floor,
@@ -293,6 +306,7 @@ class VoxelOptLayer(nn.Module):
             fixed_mask,
             moving_mask,
             self.cost_dtype,
+            star,
         )
         cost = make()
         # A function of the user's may be random: it is called once.

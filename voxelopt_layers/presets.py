@@ -1,4 +1,4 @@
-"""Settings by name: the paper's, and those of its authors' code."""
+"""Settings by name: the paper's, those of its authors' code, and our best for plain intensities."""
 
 from __future__ import annotations
 
@@ -8,6 +8,17 @@ _RELEASED_COUPLINGS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 
 # What differs from the defaults of `VoxelOptLayer`; see its docstring for the keywords.
 PRESETS: dict[str, dict[str, Any]] = {
+    # For images without features, in [0, 1]: what is matched is their patches, and at a fifth level
+    # those would be as large as the body.
+    "intensity": {
+        "levels": 4,
+        "dissimilarity": {"lncc": 1.0, "l1": 1.0},
+        "theta": (150.0, 50.0, 15.0, 5.0, 1.5),
+        "alpha": 4.5,
+        "filter_radius": 5,
+        "assignment": "hard",
+        "refinements": 3,
+    },
     "paper": {"alpha": 1.5, "assignment": "hard", "warps_per_level": 1},
     "released": {
         # An infinite theta first: v starts at the argmin of the filtered cost, uncoupled.

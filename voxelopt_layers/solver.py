@@ -21,7 +21,12 @@ from voxelopt_layers.assignment import Assignment, assign
 from voxelopt_layers.displacement import Boundary
 from voxelopt_layers.entropy import cost_entropy, entropy_to_sigma
 from voxelopt_layers.fused import Descent, FusedDescent, FusedEntropy, Remade, as_tensor
-from voxelopt_layers.message_passing import filter_with_weights, gaussian_weights
+from voxelopt_layers.message_passing import (
+    adaptive_gaussian,
+    filter_with_weights,
+    gaussian_weights,
+)
+from voxelopt_layers.refinement import subvoxel_descent
 
 GradientMode = Literal["unrolled", "checkpointed", "truncated"]
 LEARNABLE = ("theta", "beta", "alpha", "temperature")
@@ -182,6 +187,17 @@ class CoordinateDescent(nn.Module):
         temperature = as_tensor(self.value("temperature"), cost)
         u = FusedDescent.apply(cost, sigma, 1 / (2 * theta), temperature, how, remade)
         return u, entropy
+
+    def refine(self, cost: Tensor, entropy: Tensor) -> Tensor:
+        """`subvoxel_descent` on a star of costs, where a whole volume had this entropy."""
+        sigma = self._sigma(entropy)
+        couplings = [1 / (2 * theta) for theta in self.value("theta")]
+
+        def smooth(v: Tensor) -> Tensor:
+            passes, boundary = self.filter_passes, self.boundary
+            return adaptive_gaussian(v, sigma, self.filter_radius, passes, boundary)
+
+        return self._stage(subvoxel_descent, cost, couplings, smooth)
 
     def forward(
         self,

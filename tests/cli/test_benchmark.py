@@ -10,14 +10,13 @@ import torch
 
 from textures import pair
 from voxelopt_layers import VoxelOptLayer
-from voxelopt_layers.presets import PRESETS
 from voxelopt_train.benchmark import command
 from voxelopt_train.benchmark.naive import naive_registration
 from voxelopt_train.benchmark.worker import measure
 from voxelopt_train.cli import main
 
 
-@pytest.mark.parametrize("preset", [None, *sorted(PRESETS)])
+@pytest.mark.parametrize("preset", [None, *command.FOR_FEATURES])
 def test_the_naive_version_finds_what_the_layer_finds(preset, smooth_velocity):
     fixed, moving, truth = pair((24, 20, 28), smooth_velocity)
     layer = VoxelOptLayer() if preset is None else VoxelOptLayer.from_preset(preset)

@@ -9,7 +9,7 @@ import pytest
 from nibabel.nifti1 import Nifti1Image
 
 from command_line import AFFINE, LABELS, strict_json
-from voxelopt_train.benchmark import command, peers
+from voxelopt_train.benchmark import command, peer_pairs, peers
 from voxelopt_train.benchmark.peer_tools import TOOLS
 from voxelopt_train.phantom import CT_WINDOW
 
@@ -74,7 +74,7 @@ def test_without_other_tools(run, monkeypatch):
 
 
 def test_the_pair_made_here_and_what_a_tool_is_given(run, tool, pair, monkeypatch):
-    monkeypatch.setattr(peers, "phantom_pair", lambda seed: pair)
+    monkeypatch.setattr(peer_pairs, "phantom_pair", lambda seed: pair)
     monkeypatch.setattr(peers.torch, "get_num_threads", lambda: 3)
     seen = tool(FOUND)
     code, out, _ = run(*PEERS, "--preset", "paper")

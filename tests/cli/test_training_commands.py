@@ -12,6 +12,8 @@ import yaml
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from command_line import contents, names, strict_json
+from voxelopt_layers.presets import PRESETS
+from voxelopt_train.configs import find_config
 from voxelopt_train.learning import training_cli
 from voxelopt_train.learning.comparison import ablations
 
@@ -243,3 +245,10 @@ def test_a_gpu_that_is_not_there(run):
     command = "test --config mind --config tiny.yaml --trainer.accelerator cuda -o x"
     code, _, err = run(*command.split())
     assert code == 2 and err.splitlines()[-1].startswith("voxelopt: error: ") and "CUDA" in err
+
+
+def test_the_recipe_for_intensities_has_the_settings_of_the_preset():
+    recipe = yaml.safe_load(find_config("intensity", "training").read_text())
+    settings = recipe["model"]["init_args"]["layer"]["init_args"]
+    expected = PRESETS["intensity"]
+    assert settings == {**expected, "theta": list(expected["theta"])}

@@ -19,6 +19,7 @@ from placing import (
     place,
     source,
 )
+from voxelopt_layers import VoxelOptLayer
 from voxelopt_train import Registration, outputs, register
 from voxelopt_train.images import read_image, write_nifti
 from voxelopt_train.report import make_report
@@ -108,16 +109,19 @@ def test_nothing_depends_on_the_order_in_which_voxels_are_stored(pair, plain):
     volumes = [Nifti1Image(*source(image)) for image in (lps.fixed, lps.moving)]
     canonical = [as_closest_canonical(volume) for volume in volumes]
     assert canonical[0].shape == SIZE["shape"] != volumes[0].shape
-    by_storage = register(*volumes, window=WINDOW).field
-    by_canonical = register(*canonical, window=WINDOW).field
+    # Filters of one width, for then the order of the axes does not matter to them.
+    layer = VoxelOptLayer.from_preset("intensity", adaptive=False)
+    by_storage = register(*volumes, window=WINDOW, layer=layer).field
+    by_canonical = register(*canonical, window=WINDOW, layer=layer).field
     as_volume = Nifti1Image(
         by_storage.displacement_mm[0].permute(1, 2, 3, 0).numpy(), by_storage.grid.affine
     )
     turned = np.asarray(as_closest_canonical(as_volume).dataobj)
     difference = by_canonical.displacement_mm[0].permute(1, 2, 3, 0).numpy() - turned
     length = by_canonical.displacement_mm.norm(dim=1).mean()
-    assert np.linalg.norm(difference, axis=-1).mean() < 0.02 * length
+    assert np.linalg.norm(difference, axis=-1).mean() < 0.002 * length
     # And the same as on the grid the phantom was made on, which is the canonical one.
+    by_default = register(*canonical, window=WINDOW).field
     torch.testing.assert_close(
-        by_canonical.displacement_mm, plain.field.displacement_mm, atol=0.05, rtol=0
+        by_default.displacement_mm, plain.field.displacement_mm, atol=0.05, rtol=0
     )

@@ -109,7 +109,7 @@ def test_labels_are_refused_where_they_do_not_fit(pair):
         ({"spacing_mm": float("inf")}, "above 0 mm"),
         ({"spacing_mm": 1e-9}, "makes .* voxels"),
         ({"window": (300.0, -200.0)}, "from low to high"),
-        ({"encoder": "sift"}, "one of mind, raw"),
+        ({"encoder": "sift"}, "one of raw, mind"),
         ({"initial": "centre"}, "no such file"),
     ],
 )

@@ -11,6 +11,7 @@ from jsonargparse import ArgumentError, Namespace
 
 from voxelopt_models import EncoderError, WeightsError
 from voxelopt_train.benchmark.command import run_benchmark
+from voxelopt_train.benchmark.peers_command import run_peers
 from voxelopt_train.commands import run_apply, run_demo, run_register
 from voxelopt_train.configs import find_configs
 from voxelopt_train.data.command import run_prepare
@@ -23,6 +24,7 @@ _COMMANDS = {
     "demo": run_demo,
     "prepare": run_prepare,
     "benchmark": run_benchmark,
+    "peers": run_peers,
 }
 _INTERRUPTED = 128 + 2  # what shells and make expect of a process that SIGINT ended
 _NOTHING_WRITTEN = "nothing was written"

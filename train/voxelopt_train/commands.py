@@ -19,7 +19,7 @@ from voxelopt_train.images import Image, ImageLike, read_image, write_nifti
 from voxelopt_train.label_metrics import Protocol
 from voxelopt_train.outputs import output_paths, save, split_prefix
 from voxelopt_train.phantom import CT_WINDOW, phantom_pair
-from voxelopt_train.registration import register
+from voxelopt_train.registration import best_settings, register
 from voxelopt_train.report import make_report, summary_table
 from voxelopt_train.resampling import resample
 from voxelopt_train.transforms import read_transform
@@ -121,7 +121,8 @@ def _register_and_save(
 
 def _layer(options: Namespace) -> VoxelOptLayer:
     """The preset with single settings changed, each of them checked against its type."""
-    settings = {**PRESETS.get(options.preset, {}), **options.layer}
+    preset = PRESETS[options.preset] if options.preset else best_settings(options.features)
+    settings = {**preset, **options.layer}
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(VoxelOptLayer, "layer")
     settings = parser.parse_object({"layer": settings}).layer

@@ -32,23 +32,26 @@ def read_label_pair(
         return None
     if fixed_labels is None or moving_labels is None:
         raise InputError("labels are compared, so both the fixed and the moving ones are needed")
-    pair = []
-    for source, name, image in (
-        (fixed_labels, "fixed labels", fixed),
-        (moving_labels, "moving labels", moving),
-    ):
-        labels = read_image(source, name, labels=True)
-        if not labels.grid.matches(image.grid):
-            what = f"their affines differ (both have shape {image.grid.shape})"
-            if labels.grid.shape != image.grid.shape:
-                what = f"expected shape {image.grid.shape}, got {labels.grid.shape}"
-            raise InputError(f"{labels.name} does not lie on the grid of {image.name}: {what}")
-        if labels.data.min() < 0:
-            raise InputError(f"{labels.name}: labels must be 0 or above, found {labels.data.min()}")
-        pair.append(labels)
+    pair = [
+        read_labels(fixed_labels, "fixed labels", fixed),
+        read_labels(moving_labels, "moving labels", moving),
+    ]
     if not any(labels.data.any() for labels in pair):
         raise InputError("the labels are 0 everywhere, there is nothing to compare")
     return pair[0], pair[1]
+
+
+def read_labels(source: ImageLike, name: str, image: Image) -> Image:
+    """Read the label map of an image, which has to lie on its grid and be nowhere negative."""
+    labels = read_image(source, name, labels=True)
+    if not labels.grid.matches(image.grid):
+        what = f"their affines differ (both have shape {image.grid.shape})"
+        if labels.grid.shape != image.grid.shape:
+            what = f"expected shape {image.grid.shape}, got {labels.grid.shape}"
+        raise InputError(f"{labels.name} does not lie on the grid of {image.name}: {what}")
+    if labels.data.min() < 0:
+        raise InputError(f"{labels.name}: labels must be 0 or above, found {labels.data.min()}")
+    return labels
 
 
 def warp_label_maps(

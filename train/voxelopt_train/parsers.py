@@ -11,6 +11,7 @@ from jsonargparse import ArgumentParser
 import voxelopt_layers
 from voxelopt_layers.presets import PRESETS
 from voxelopt_train.benchmark.command import benchmark_parser
+from voxelopt_train.benchmark.peers_command import peers_parser
 from voxelopt_train.configs import config_names
 from voxelopt_train.data.command import prepare_parser
 from voxelopt_train.registration import ENCODERS
@@ -40,6 +41,7 @@ def build_parser() -> ArgumentParser:
         ("compare", _compare_parser),
         ("ablate", _ablate_parser),
         ("benchmark", benchmark_parser),
+        ("peers", peers_parser),
     ):
         subparser, summary = make()
         commands.add_subcommand(name, subparser, help=summary)
@@ -143,11 +145,16 @@ def _demo_parser() -> tuple[ArgumentParser, str]:
 
 def _add_method(parser: ArgumentParser) -> None:
     add = parser.add_argument
-    add("--features", choices=list(ENCODERS), default="mind", help="what is matched")
+    add(
+        "--features",
+        choices=list(ENCODERS),
+        default="raw",
+        help="what is matched: patches of the intensities, or MIND-SSC where modalities differ",
+    )
     add(
         "--preset",
         choices=sorted(PRESETS),
-        help="settings of the paper or of its authors' code; without it, the layer's own defaults",
+        help="settings of the layer; without it, those that measured best with the features",
     )
     add(
         "--layer",

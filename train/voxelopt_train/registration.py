@@ -11,6 +11,7 @@ import copy
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from voxelopt_layers import VoxelOptLayer
 from voxelopt_layers.displacement import resize
+from voxelopt_layers.presets import PRESETS
 from voxelopt_models import MINDSSC, RawIntensity, RegistrationNet
 from voxelopt_train.alignment import initial_alignment
 from voxelopt_train.errors import InputError
@@ -33,7 +35,8 @@ from voxelopt_train.transforms import (
     voxels_to_mm,
 )
 
-ENCODERS = ("mind", "raw")
+# What is matched, and the settings that measured best with it: a preset, or the layer's defaults.
+ENCODERS: dict[str, str | None] = {"raw": "intensity", "mind": None}
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +73,7 @@ def register(
     fixed: ImageLike,
     moving: ImageLike,
     *,
-    encoder: nn.Module | str = "mind",
+    encoder: nn.Module | str = "raw",
     layer: VoxelOptLayer | None = None,
     spacing_mm: float | None = None,
     initial: str = "none",
@@ -85,8 +88,10 @@ def register(
     Args:
         fixed: a NIfTI file, a nibabel image, or ``(array, affine)`` with the affine in RAS mm.
         moving: the same; may lie on another grid.
-        encoder: ``"mind"``, ``"raw"`` or any module from ``(B, 1, *spatial)`` to features.
-        layer: the layer; with its defaults if None.
+        encoder: ``"raw"``, ``"mind"`` (for images of different modalities) or any module from
+            ``(B, 1, *spatial)`` to features.
+        layer: the layer; if None, with the settings that measured best with these features: the
+            preset ``"intensity"`` for ``"raw"``, else the layer's defaults.
         spacing_mm: work on an isotropic grid of this voxel size; None: on the fixed grid.
         initial: ``"none"``, ``"center-of-mass"``, ``"affine"`` (needs SimpleITK) or the file of
             an ITK linear transform; maps the fixed world to the moving world.
@@ -112,6 +117,8 @@ def register(
     check_pair(*matched, window)
     label_images = read_label_pair(fixed_labels, moving_labels, fixed_image, moving_image)
     grid = working_grid(fixed_image.grid, spacing_mm)
+    if layer is None:
+        layer = VoxelOptLayer(**best_settings(encoder))
     net = RegistrationNet(_encoder(encoder, window), layer)
     net = copy.deepcopy(net).to(device).eval()  # the caller's modules stay as they are
     report("initial alignment")
@@ -201,6 +208,12 @@ def _on_grid(field: DisplacementField, grid: Grid) -> DisplacementField:
         for component in field.displacement_mm[0]
     ]
     return DisplacementField(torch.stack(components)[None], grid)
+
+
+def best_settings(encoder: nn.Module | str) -> dict[str, Any]:
+    """Keywords of the layer that measured best with these features."""
+    preset = ENCODERS.get(encoder) if isinstance(encoder, str) else None
+    return PRESETS[preset] if preset else {}
 
 
 def _encoder(encoder: nn.Module | str, window: tuple[float, float] | None) -> nn.Module:

@@ -174,6 +174,26 @@ def cost_volume_backward(
     call("cost_volume_backward", fixed, *tensors, SHAPE, *options, kept_in=grad.dtype)
 
 
+@_operator("cost")
+def local_correlation(
+    fixed: Tensor,
+    moving: Tensor,
+    cost: Tensor,
+    radius: int,
+    window_radius: int,
+    star: bool,
+    border: bool,
+    scale: float,
+    least_variance: float,
+    add: bool,
+) -> None:
+    """``scale * (1 - correlation)`` of patches, written or added to ``cost``. On CPU alone."""
+    options = (*_search(fixed, radius), *_search(fixed, window_radius), star, border)
+    tensors = (fixed, moving, cost if add else fresh(cost))
+    rest = (scale, least_variance, add)
+    call("local_correlation", fixed, *tensors, SHAPE, *options, *rest, kept_in=cost.dtype)
+
+
 @_operator("entropy")
 def entropy(cost: Tensor, entropy: Tensor, beta: Tensor, floor: float) -> None:
     """``entropy (B, 1, *spatial)`` of a cost volume, in nats."""

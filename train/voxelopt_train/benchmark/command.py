@@ -20,7 +20,8 @@ import voxelopt_layers
 from voxelopt_layers import VoxelOptLayer
 from voxelopt_layers.native import build
 from voxelopt_layers.presets import PRESETS
-from voxelopt_train.benchmark.peers import compare_tools, peer_pair, peers_table
+from voxelopt_train.benchmark.peer_pairs import peer_pair
+from voxelopt_train.benchmark.peers import compare_tools, peers_table
 from voxelopt_train.commands import torch_device
 from voxelopt_train.errors import InputError
 from voxelopt_train.files import atomic_output, check_kept, check_writable, plain
@@ -38,6 +39,8 @@ _WHOLE = {
 }
 _SIZES = ("48x40x64", "96x80x128")
 _LEAST = 4
+# The naive version follows L1 alone, as it is for feature maps.
+FOR_FEATURES = sorted(name for name in PRESETS if "dissimilarity" not in PRESETS[name])
 # Beyond this many voxels the naive version and float64 would not fit most machines.
 _LARGE_VOXELS = 2_000_000
 
@@ -55,7 +58,7 @@ def benchmark_parser() -> tuple[ArgumentParser, str]:
         help=f"voxels of the feature maps (default: {' '.join(_SIZES)}; none with --peers)",
     )
     add("--channels", type=int, default=8, help="of the feature maps")
-    add("--preset", choices=sorted(PRESETS), help="settings; without it, the layer's defaults")
+    add("--preset", choices=FOR_FEATURES, help="settings; without it, the layer's defaults")
     add("--runs", type=int, default=3, help="of each measurement; the fastest counts")
     add("--device", type=str, default="cuda" if torch.cuda.is_available() else "cpu")
     add("-o", "--output", type=str, metavar="FILE", help="keep all numbers (.json)")

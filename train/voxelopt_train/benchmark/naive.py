@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from voxelopt_layers import VoxelOptLayer
-from voxelopt_layers.cost_volume import search_offsets
 from voxelopt_layers.displacement import resize, resize_displacement
+from voxelopt_layers.offsets import search_offsets
 from voxelopt_layers.pyramid import pyramid_shapes
 
 

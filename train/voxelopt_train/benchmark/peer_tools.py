@@ -34,7 +34,7 @@ _GREEDY = "-m NCC 2x2x2 -n 100x50x10"
 def voxelopt_layer(
     fixed: Path, moving: Path, threads: int, features: str, preset: str | None = None
 ) -> Found:
-    """The layer, on features ``"raw"`` or ``"mind"``."""
+    """The layer, on features ``"raw"`` or ``"mind"``, with the settings of `register` for them."""
     import torch
 
     from voxelopt_layers import VoxelOptLayer, native
@@ -42,6 +42,7 @@ def voxelopt_layer(
 
     torch.set_num_threads(threads)
     native.available()  # compiled before the clock runs
+    preset = preset or ("intensity" if features == "raw" else None)
     layer = VoxelOptLayer.from_preset(preset) if preset else VoxelOptLayer()
     net = RegistrationNet(RawIntensity() if features == "raw" else MINDSSC(), layer).eval()
     images = [torch.from_numpy(_array(path))[None, None] for path in (fixed, moving)]

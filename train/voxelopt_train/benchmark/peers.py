@@ -1,4 +1,4 @@
-"""The table of ``voxelopt benchmark --peers``: the layer and other tools on one pair of images.
+"""The layer and other tools on one pair of images, and the table of ``voxelopt benchmark --peers``.
 
 All get the same two NIfTI files, as many threads on the CPU and a process each, and start from the
 identity. Their fields are brought to one convention (`peer_tools`); what labels become under them
@@ -12,8 +12,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Container, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,7 +21,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jsonargparse import Namespace
 from rich.console import Group
 from rich.markup import escape
 from rich.text import Text
@@ -30,73 +29,23 @@ from torch import Tensor
 import voxelopt_layers
 from voxelopt_layers import warp
 from voxelopt_train.benchmark import peer_tools
-from voxelopt_train.benchmark.peer_tools import TOOLS
-from voxelopt_train.errors import InputError
-from voxelopt_train.grids import Grid
-from voxelopt_train.images import read_image, write_nifti
-from voxelopt_train.label_maps import read_label_pair
+from voxelopt_train.benchmark.peer_tools import TOOLS, Tool
+from voxelopt_train.files import plain
+from voxelopt_train.images import write_nifti
 from voxelopt_train.metrics import evaluate
-from voxelopt_train.phantom import CT_WINDOW, Pair, phantom_pair
-from voxelopt_train.registration import check_pair, cut_off
+from voxelopt_train.phantom import Pair
 from voxelopt_train.table_formats import MEASURES, terminal_table
 
 _LIMIT_S = 30 * 60
 _SHOWN = ("dice", "hd95", "sd_log_jacobian", "folds", "seconds")
-_OF_PEERS = ("pair", "fixed_labels", "moving_labels", "window")
 
 
-class _Run(NamedTuple):
+class Run(NamedTuple):
+    """What a tool found, displacement ``(1, 3, *spatial)`` in voxels, and what that took."""
+
     displacement: Tensor
     seconds: float
     peak_mb: float
-
-
-def peer_pair(options: Namespace) -> Pair | None:
-    """The pair that is to be registered; None without ``--peers``.
-
-    Raises:
-        InputError: an image or label map is missing or cannot be used, or the grids differ.
-    """
-    given = [name for name in _OF_PEERS if getattr(options, name) is not None]
-    if not options.peers:
-        if given:
-            raise InputError(f"--{given[0].replace('_', '-')} is for --peers, which is not given")
-        return None
-    if options.pair is None:
-        if given:
-            raise InputError(f"--{given[0].replace('_', '-')} needs --pair FIXED MOVING")
-        pair, window = phantom_pair(0), CT_WINDOW
-    else:
-        fixed, moving = options.pair
-        pair = _read_pair(fixed, moving, options.fixed_labels, options.moving_labels)
-        window = None if options.window is None else (options.window[0], options.window[1])
-        if window is not None and not window[0] < window[1]:
-            raise InputError(f"--window must go from low to high, got {window[0]:g} {window[1]:g}")
-    pair = replace(pair, fixed=cut_off(pair.fixed, window), moving=cut_off(pair.moving, window))
-    check_pair(pair.fixed, pair.moving, window)
-    return pair
-
-
-def _read_pair(
-    fixed: str, moving: str, fixed_labels: str | None, moving_labels: str | None
-) -> Pair:
-    images = read_image(fixed, "fixed image"), read_image(moving, "moving image")
-    if not images[1].grid.matches(images[0].grid):
-        raise InputError(
-            f"{moving} does not lie on the grid of {fixed}, which the tools are to share: "
-            f"voxelopt apply {moving} --reference {fixed} brings it there"
-        )
-    if not _right_angles(images[0].grid):
-        raise InputError(f"{fixed}: its axes are not at right angles, as ITK's tools need them")
-    labels = read_label_pair(fixed_labels, moving_labels, *images)
-    if labels is None:
-        raise InputError("--pair is measured by its labels: give --fixed-labels, --moving-labels")
-    return Pair(images[0], labels[0], images[1], labels[1])
-
-
-def _right_angles(grid: Grid) -> bool:
-    axes = grid.affine[:3, :3] / grid.spacing
-    return bool(np.abs(axes.T @ axes - np.eye(3)).max() < 1e-3)
 
 
 def compare_tools(
@@ -113,22 +62,12 @@ def compare_tools(
         The pair, the threads, a row of measures or ``{"failed": sentence}`` for each tool, and the
         packages of those that are not installed; all of it for JSON.
     """
-    there = {name: tool for name, tool in TOOLS.items() if not tool.module or _found(tool.module)}
-    threads = torch.get_num_threads()
-    rows = {"before": _measures(pair, None)}
-    with TemporaryDirectory(prefix="voxelopt-") as temporary:
-        folder = Path(temporary)
-        for name in ("fixed", "moving"):
-            image = getattr(pair, name)
-            write_nifti(folder / f"{name}.nii", image.data, image.grid.affine)
-        for name, tool in there.items():
+    there, threads = installed(), torch.get_num_threads()
+    rows = {"before": measures(pair, None)}
+    with pair_files(pair) as folder:
+        for name in there:
             progress(name)
-            options = {} if tool.module else {"preset": preset}
-            run = _in_process(name, options, threads, folder)
-            row = {"failed": run} if isinstance(run, str) else _measures(pair, run)
-            release = version(tool.package) if tool.package else voxelopt_layers.__version__
-            settings = tool.settings + (f", preset {preset}" if preset and options else "")
-            rows[name] = {"version": release, "settings": settings, **row}
+            rows[name] = measure_tool(pair, name, folder, threads, preset)
     grid = pair.fixed.grid
     return {
         "fixed": pair.fixed.name,
@@ -138,15 +77,58 @@ def compare_tools(
         "threads": threads,
         "protocol": "voxelopt",
         "rows": rows,
-        "not_installed": {name: tool.package for name, tool in TOOLS.items() if name not in there},
+        "not_installed": packages_without(there),
     }
+
+
+def installed() -> dict[str, Tool]:
+    """Those of `TOOLS` that can run here."""
+    return {name: tool for name, tool in TOOLS.items() if not tool.module or _found(tool.module)}
+
+
+def packages_without(there: Container[str]) -> dict[str, str]:
+    """PyPI packages of the tools that are not ``there``."""
+    return {name: tool.package for name, tool in TOOLS.items() if name not in there}
 
 
 def _found(module: str) -> bool:
     return importlib.util.find_spec(module) is not None
 
 
-def _in_process(name: str, options: dict[str, Any], threads: int, folder: Path) -> _Run | str:
+@contextmanager
+def pair_files(pair: Pair) -> Iterator[Path]:
+    """A temporary folder with the two NIfTI files that all tools are given."""
+    with TemporaryDirectory(prefix="voxelopt-") as temporary:
+        folder = Path(temporary)
+        for name in ("fixed", "moving"):
+            image = getattr(pair, name)
+            write_nifti(folder / f"{name}.nii", image.data, image.grid.affine)
+        yield folder
+
+
+def made_by(name: str, preset: str | None = None) -> dict[str, str]:
+    """Version and settings of a tool."""
+    tool = TOOLS[name]
+    release = version(tool.package) if tool.package else voxelopt_layers.__version__
+    applies = preset is not None and not tool.module
+    return {"version": release, "settings": tool.settings + f", preset {preset}" * applies}
+
+
+def measure_tool(
+    pair: Pair, name: str, folder: Path, threads: int, preset: str | None = None
+) -> dict[str, Any]:
+    """Register the pair, whose files are in ``folder``, with one tool.
+
+    Returns:
+        Its version and settings, and its measures or ``{"failed": sentence}``; for JSON.
+    """
+    options = {} if TOOLS[name].module else {"preset": preset}
+    run = _in_process(name, options, threads, folder)
+    row = {"failed": run} if isinstance(run, str) else measures(pair, run)
+    return {**made_by(name, preset), **row}
+
+
+def _in_process(name: str, options: dict[str, Any], threads: int, folder: Path) -> Run | str:
     """What one tool found, or why it found nothing, in a sentence."""
     output = folder / "found.npz"
     output.unlink(missing_ok=True)
@@ -173,26 +155,35 @@ def _in_process(name: str, options: dict[str, Any], threads: int, folder: Path) 
         return (lines or ["it was killed, maybe for want of memory"])[-1].strip()
     with np.load(output) as found:
         displacement = torch.from_numpy(found["displacement"])
-        run = _Run(displacement, float(found["seconds"]), float(found["peak_mb"]))
+        run = Run(displacement, float(found["seconds"]), float(found["peak_mb"]))
     if not displacement.isfinite().all():
         return "its displacement has NaN or infinite values"
     return run
 
 
-def _measures(pair: Pair, run: _Run | None) -> dict[str, Any]:
-    """Of the labels, warped by nearest neighbour, and of the field; before registration if None."""
+def measures(pair: Pair, run: Run | None) -> dict[str, Any]:
+    """Of the labels, warped by nearest neighbour, and of the field; before registration if None.
+
+    Where the true displacement is known, ``error_mm`` is the mean end-point error inside the
+    labelled voxels of the fixed image.
+    """
     fixed, moving = pair.fixed_labels.data, pair.moving_labels.data
+    spacing = pair.fixed.grid.spacing
     displacement = None if run is None else run.displacement
     warped = moving
     if displacement is not None:
         warped = warp(moving[None, None], displacement, mode="nearest")[0, 0]
-    measured = evaluate(fixed, moving, warped, displacement, pair.fixed.grid.spacing).as_dict()
+    measured = evaluate(fixed, moving, warped, displacement, spacing).as_dict()
     row = {
         "dice": measured["mean_dice"],
         "hd95": measured["mean_hd95"],
         "dice_per_label": measured["dice"],
         "hd95_per_label": measured["hd95"],
     }
+    if pair.displacement is not None:
+        difference = (0 if displacement is None else displacement) - pair.displacement
+        error = (difference * torch.tensor(spacing).view(1, 3, 1, 1, 1)).norm(dim=1)[0]
+        row["error_mm"] = plain(float(error[fixed > 0].mean()))
     if run is not None:
         of_field = ("sd_log_jacobian", "sd_log_jacobian_strict", "folds", "mean_displacement_mm")
         row |= {name: measured[name] for name in of_field}
@@ -202,10 +193,9 @@ def _measures(pair: Pair, run: _Run | None) -> dict[str, Any]:
 
 def peers_table(compared: Mapping[str, Any]) -> Group:
     """The table for the terminal, the tools' versions and settings, and what went wrong."""
-    size, mm = (" x ".join(f"{n:.4g}" for n in compared[key]) for key in ("shape", "spacing_mm"))
     title = (
-        f"{compared['fixed']} and {compared['moving']}: {size} voxels of {mm} mm, on the "
-        f"CPU, threads: {compared['threads']} (memory: peak of the whole process)"
+        f"{compared['fixed']} and {compared['moving']}: {voxels(compared)}, on the CPU, "
+        f"threads: {compared['threads']} (memory: peak of the whole process)"
     )
     headings = [MEASURES[name].heading.format(unit="mm") for name in _SHOWN]
     table = terminal_table(escape(title), *headings, "memory, MB")
@@ -219,11 +209,19 @@ def peers_table(compared: Mapping[str, Any]) -> Group:
         table.add_row(name, *(_cell(row.get(measure), measure) for measure in _SHOWN), memory)
         if "settings" in row:
             notes.append(f"{name} {row['version']}: {row['settings']}")
-    absent = compared["not_installed"]
-    if absent:
-        packages = " ".join(absent.values())
-        notes.append(f"not installed: {', '.join(absent)}; pip install {packages}")
-    return Group(table, *map(Text, notes))
+    return Group(table, *map(Text, [*notes, *absence(compared["not_installed"])]))
+
+
+def voxels(described: Mapping[str, Any]) -> str:
+    """The shape and spacing of a pair, in words."""
+    size, mm = (" x ".join(f"{n:.4g}" for n in described[key]) for key in ("shape", "spacing_mm"))
+    return f"{size} voxels of {mm} mm"
+
+
+def absence(packages: Mapping[str, str]) -> list[str]:
+    """What to say of tools that are not installed, if there are any."""
+    names, pip = ", ".join(packages), " ".join(packages.values())
+    return [f"not installed: {names}; pip install {pip}"] if packages else []
 
 
 def _cell(value: float | None, measure: str) -> str:

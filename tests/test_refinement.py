@@ -1,0 +1,80 @@
+"""Sub-voxel refinement: parabolas, known parts of a voxel, gradients and the inverse."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from textures import pair
+from voxelopt_layers import VoxelOptLayer, compose, jacobian_determinant, warp
+from voxelopt_layers.displacement import resize
+from voxelopt_layers.offsets import star_offsets
+from voxelopt_layers.refinement import subvoxel_descent
+
+
+@pytest.mark.parametrize("shape", [(5, 6), (4, 5, 6)])
+def test_the_vertex_of_a_parabola_is_found(shape):
+    d = len(shape)
+    vertex = torch.rand(1, d, *shape, dtype=torch.float64) - 0.5
+    stiffness = torch.rand(1, d, *shape, dtype=torch.float64) + 0.5
+    offsets = torch.tensor(star_offsets(d), dtype=torch.float64)
+    to = offsets.reshape(1, -1, d, *[1] * d)
+    cost = (stiffness[:, None] * (to - vertex[:, None]).square()).sum(2)
+    found = subvoxel_descent(cost, [0.0], lambda v: v)
+    torch.testing.assert_close(found, vertex)
+    coupled = subvoxel_descent(cost, [0.7], lambda v: v)
+    torch.testing.assert_close(coupled, stiffness * vertex / (stiffness + 0.7))
+
+
+def test_a_step_ends_between_two_voxels_and_nothing_moves_without_signal():
+    slope = torch.tensor([0.0, 1.0, -1.0, 0.0, 0.0]).reshape(1, 5, 1, 1).expand(1, 5, 3, 3)
+    v = subvoxel_descent(slope, [1e-3], lambda v: v)
+    assert torch.equal(v[:, 0], torch.full((1, 3, 3), 0.5)) and not v[:, 1].any()
+    assert not subvoxel_descent(torch.ones(1, 7, 4, 4, 4), [1.0, 2.0], lambda v: v).any()
+
+
+def test_parts_of_a_voxel_are_found():
+    image = resize(torch.rand(1, 1, 12, 10, 11), (48, 40, 44))
+    truth = torch.tensor([0.3, -0.2, 1.4]).reshape(1, 3, 1, 1, 1).expand(1, 3, 48, 40, 44)
+    fixed = warp(image, truth, boundary="border")
+    inside = (slice(None), slice(None), *[slice(8, -8)] * 3)
+    errors = []
+    for refinements in (0, 3):
+        layer = VoxelOptLayer.from_preset("intensity", refinements=refinements)
+        errors.append((layer(fixed, image) - truth)[inside].norm(dim=1).mean())
+    assert errors[1] < 0.08 and errors[1] < 0.2 * errors[0]
+
+
+def test_the_inverse_and_the_levels_tell_of_refinements(smooth_velocity):
+    fixed, moving, _ = pair((28, 24, 26), smooth_velocity, channels=1)
+    layer = VoxelOptLayer.from_preset("intensity", levels=3)
+    result = layer.solve(fixed, moving)
+    counts = [len(level.velocities) for level in result.levels]
+    assert counts == [2, 2, 2 + layer.refinements]
+    assert result.inverse is not None
+    error = compose(result.displacement, result.inverse)[..., 5:-5, 5:-5, 5:-5].norm(dim=1).mean()
+    assert error < 0.1
+    assert jacobian_determinant(result.displacement).min() > 0
+
+
+@pytest.mark.parametrize("gradient", ["unrolled", "checkpointed", "truncated"])
+@pytest.mark.parametrize("shape", [(9, 8), (8, 7, 6)])
+def test_gradients_reach_the_images_and_the_settings(gradient, shape, smooth_velocity):
+    fixed, moving, _ = pair(shape, smooth_velocity, channels=1)
+    maps = [x.double().requires_grad_() for x in (fixed, moving)]
+    layer = VoxelOptLayer.from_preset(
+        "intensity",
+        levels=1,
+        warps_per_level=1,
+        refinements=1,
+        assignment="soft",
+        temperature=0.3,
+        gradient=gradient,
+        learnable=True,
+    ).double()
+    if gradient != "truncated":  # which leaves out a part of the gradient
+        assert torch.autograd.gradcheck(layer, maps, fast_mode=True)
+    layer(*maps).square().sum().backward()
+    leaves = [*maps, *layer.parameters()]
+    assert all(x.grad is not None and x.grad.isfinite().all() for x in leaves)
+    assert all(x.grad is not None and x.grad.any() for x in maps)

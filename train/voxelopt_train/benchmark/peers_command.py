@@ -1,0 +1,185 @@
+"""``voxelopt peers``: registration with no training beside other tools, over sets of pairs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import ArgumentParser, Namespace
+
+import voxelopt_layers
+from voxelopt_train.benchmark.peer_pairs import MAGNITUDES_MM, pair_sets
+from voxelopt_train.benchmark.peers import (
+    installed,
+    made_by,
+    measure_tool,
+    measures,
+    packages_without,
+    pair_files,
+)
+from voxelopt_train.benchmark.peers_tables import BEFORE, Rows, report
+from voxelopt_train.commands import progress_bar
+from voxelopt_train.errors import InputError
+from voxelopt_train.files import atomic_output, check_writable
+from voxelopt_train.phantom import Pair
+
+
+def peers_parser() -> tuple[ArgumentParser, str]:
+    """The options of the command, and what it does in a sentence."""
+    summary = "Compare with other registration tools over sets of pairs, with no training."
+    parser = ArgumentParser(description=summary, exit_on_error=False)
+    add = parser.add_argument
+    add(
+        "-o",
+        "--output",
+        type=str,
+        required=True,
+        metavar="FOLDER",
+        help="of the tables; what an earlier run has found there is not computed again",
+    )
+    add("--phantom", action="store_true", help="pairs of two synthetic patients")
+    add(
+        "--deformed",
+        action="store_true",
+        help="pairs of a synthetic patient and itself under a known diffeomorphism; "
+        "without any set: --phantom --deformed",
+    )
+    add(
+        "--known-warp",
+        type=str,
+        nargs=2,
+        metavar=("IMAGE", "LABELS"),
+        help="the same of a scan and its label map, with noise on the deformed scan",
+    )
+    add("--data", type=str, metavar="PREPARED", help="a sample of a prepared folder's test pairs")
+    add(
+        "--magnitude",
+        type=float,
+        nargs="+",
+        metavar="MM",
+        help="longest displacements of the known warps, in turn "
+        f"(default: {' '.join(f'{mm:g}' for mm in MAGNITUDES_MM)})",
+    )
+    add("--count", type=int, default=4, metavar="N", help="pairs of each set")
+    add(
+        "--tools",
+        type=str,
+        nargs="+",
+        metavar="NAME",
+        help="only these, as 'voxelopt, raw' greedy; default: all that are installed",
+    )
+    add(
+        "--window",
+        type=float,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="cut intensities of --known-warp off here first (CT: -800 500)",
+    )
+    return parser, summary
+
+
+def run_peers(options: Namespace) -> None:
+    """Register every pair with every tool; print the tables and write them."""
+    output, there = Path(options.output), installed()
+    check_writable(output / "results")
+    tools = _chosen(options.tools, list(there))
+    sets = pair_sets(options)
+    results: dict[str, Any] = {
+        "voxelopt": voxelopt_layers.__version__,
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "protocol": "voxelopt",
+        "tools": {tool: made_by(tool) for tool in tools},
+        "not_installed": packages_without(there),
+        "sets": {},
+    }
+    try:
+        with progress_bar(sum(len(s.pairs) for s in sets) * (2 + len(tools))) as stage:
+            for s in sets:  # all before the first is registered: a wrong one is told at once
+                pairs = [_describe(make, stage) for make in s.pairs]
+                results["sets"][s.name] = {"title": s.title, "pairs": pairs}
+            for s in sets:
+                pairs = results["sets"][s.name]["pairs"]
+                for n, (make, pair) in enumerate(zip(s.pairs, pairs, strict=True)):
+                    folder = output / "results" / s.name / str(n)
+                    pair["rows"] = _rows(make, pair["sha256"], tools, folder, stage)
+    except KeyboardInterrupt as interrupt:
+        raise KeyboardInterrupt("what is done stays, the same command goes on") from interrupt
+    report(output, results)
+
+
+def _chosen(names: Sequence[str] | None, there: list[str]) -> list[str]:
+    if names is None:
+        return there
+    known = {name.lower(): name for name in there}
+    for name in names:
+        if name.lower() not in known:
+            quoted = ", ".join(f'"{tool}"' for tool in there)
+            raise InputError(f'--tools "{name}": no tool that is installed; there are {quoted}')
+    return [tool for tool in there if tool.lower() in {name.lower() for name in names}]
+
+
+def _describe(make: Callable[[], Pair], stage: Callable[[str], None]) -> dict[str, Any]:
+    """What the tables say of a pair, and a digest of all that it holds."""
+    stage("checking the pairs")
+    pair = make()
+    digest = hashlib.sha256()
+    for image in (pair.fixed, pair.fixed_labels, pair.moving, pair.moving_labels):
+        digest.update(image.data.numpy().tobytes())
+    digest.update(pair.fixed.grid.affine.tobytes())
+    if pair.displacement is not None:
+        digest.update(pair.displacement.numpy().tobytes())
+    return {
+        "fixed": pair.fixed.name,
+        "moving": pair.moving.name,
+        "shape": list(pair.fixed.grid.shape),
+        "spacing_mm": list(pair.fixed.grid.spacing),
+        "sha256": digest.hexdigest(),
+    }
+
+
+def _rows(
+    make: Callable[[], Pair],
+    sha256: str,
+    tools: Sequence[str],
+    folder: Path,
+    stage: Callable[[str], None],
+) -> Rows:
+    """The measures of each tool on one pair: as they were kept in ``folder``, or made now."""
+    threads = torch.get_num_threads()
+    same = {"voxelopt": voxelopt_layers.__version__, "threads": threads, "pair": sha256}
+    made_of = {BEFORE: same, **{tool: {**same, **made_by(tool)} for tool in tools}}
+    files = {name: folder / f"{re.sub('[^a-z0-9]+', '_', name.lower())}.json" for name in made_of}
+    rows = {name: kept for name in made_of if (kept := _kept(files[name], made_of[name]))}
+    if len(rows) == len(made_of):
+        return rows
+    pair = make()
+    with pair_files(pair) as images:
+        for name in made_of:
+            stage(f"{folder.parent.name}, pair {folder.name}, {name}")
+            if name not in rows:
+                before = name == BEFORE
+                row = measures(pair, None) if before else measure_tool(pair, name, images, threads)
+                rows[name] = row
+                if "failed" not in row:  # what failed is tried again
+                    _keep(files[name], {"made_of": made_of[name], "row": row})
+    return {name: rows[name] for name in made_of}
+
+
+def _kept(file: Path, made_of: dict[str, Any]) -> dict[str, Any] | None:
+    try:
+        record = json.loads(file.read_text())
+        return record["row"] if record["made_of"] == made_of else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _keep(file: Path, record: dict[str, Any]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_output(file) as temporary:
+        temporary.write_text(json.dumps(record, indent=1) + "\n")

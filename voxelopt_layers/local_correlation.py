@@ -1,0 +1,153 @@
+"""Local cross-correlation (LNCC) as a cost volume: patches of both maps, whatever their contrast.
+
+    C(x, o) = 1 - cov(f, m_o) / sqrt((var f + e) (var m_o + e)),    m_o(y) = m(y + o)
+
+with means over the window around x, averaged over channels (Avants et al., Medical Image Analysis
+2008, use its square). It needs no features: raw intensities will do.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from voxelopt_layers import native
+from voxelopt_layers.displacement import Boundary
+from voxelopt_layers.offsets import Offsets, pad, reach, window
+
+WINDOW_RADIUS = 1
+# Added to variances: flat patches, whose correlation is that of noise, cost the same everywhere.
+LEAST_VARIANCE = 1e-4
+
+
+def local_correlation(fixed: Tensor, moving: Tensor, window_radius: int = WINDOW_RADIUS) -> Tensor:
+    """Correlation of the patches of two maps around each voxel, averaged over channels.
+
+    Args:
+        fixed: ``(B, C, *spatial)``, which reaches beyond the result by ``window_radius``.
+        moving: of the same shape.
+        window_radius: a patch has ``2 * window_radius + 1`` voxels a side.
+
+    Returns:
+        ``(B, *spatial)`` in [-1, 1], by ``2 * window_radius`` shorter along each axis.
+    """
+    f, m, ff, mm, fm = (
+        _window_mean(x, window_radius)
+        for x in (fixed, moving, fixed.square(), moving.square(), fixed * moving)
+    )
+    variances = [(square - mean.square()).clamp_min(0) for square, mean in ((ff, f), (mm, m))]
+    product = (variances[0] + LEAST_VARIANCE) * (variances[1] + LEAST_VARIANCE)
+    return ((fm - f * m) * product.rsqrt()).clamp(-1, 1).mean(1)
+
+
+def _window_mean(image: Tensor, radius: int) -> Tensor:
+    """One axis at a time, nothing added at the border."""
+    d = image.dim() - 2
+    average = F.avg_pool2d if d == 2 else F.avg_pool3d
+    for axis in range(d):
+        image = average(image, [2 * radius + 1 if n == axis else 1 for n in range(d)], stride=1)
+    return image
+
+
+def local_correlation_cost(
+    fixed: Tensor,
+    moving: Tensor,
+    offsets: Offsets,
+    boundary: Boundary,
+    dtype: torch.dtype,
+    scale: float = 1.0,
+    onto: Tensor | None = None,
+) -> Tensor:
+    """``scale * (1 - local_correlation)`` at all offsets, added to a cost volume if there is one.
+
+    Args:
+        fixed: features ``(B, C, *spatial)``.
+        moving: of the same shape.
+        offsets: those of `search_offsets` or `star_offsets`.
+        boundary: beyond the volume, both are 0 (``"zeros"``) or repeat (``"border"``).
+        dtype: what the costs are kept in.
+        scale: the weight of this cost.
+        onto: the volume to add to, which is overwritten where it needs no gradient.
+
+    Returns:
+        ``(B, len(offsets), *spatial)``.
+    """
+    needs_grad = torch.is_grad_enabled() and any(
+        x is not None and x.requires_grad for x in (fixed, moving, onto)
+    )
+    if needs_grad:
+        cost = _LocalCorrelation.apply(fixed, moving, offsets, boundary, dtype, scale)
+        return cost if onto is None else onto + cost
+    return _forward(fixed, moving, offsets, boundary, dtype, scale, onto)
+
+
+def _forward(
+    fixed: Tensor,
+    moving: Tensor,
+    offsets: Offsets,
+    boundary: Boundary,
+    dtype: torch.dtype,
+    scale: float,
+    onto: Tensor | None,
+) -> Tensor:
+    cost = onto
+    if cost is None:
+        shape = (fixed.shape[0], len(offsets), *fixed.shape[2:])
+        cost = fixed.new_empty(shape, dtype=dtype)
+    if fixed.device.type == "cpu" and native.suits(fixed, moving, cost=cost):
+        tensors = fixed.contiguous(), moving.contiguous(), cost
+        star = len(offsets) < 3 ** (fixed.dim() - 2)
+        options = (reach(offsets), WINDOW_RADIUS, star, boundary == "border")
+        share = scale / fixed.shape[1]
+        native.local_correlation(*tensors, *options, share, LEAST_VARIANCE, onto is not None)
+        return cost
+    f, m = _continued(fixed, moving, offsets, boundary)
+    for i, offset in enumerate(offsets):
+        moved = window(m, offset, reach(offsets), f.shape[2:])
+        part = scale * (1 - local_correlation(f, moved))
+        cost[:, i] = part if onto is None else onto[:, i] + part
+    return cost
+
+
+class _LocalCorrelation(torch.autograd.Function):
+    """Autograd would keep a dozen maps of every offset; this keeps the two, and goes again."""
+
+    @staticmethod
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, fixed: Tensor, moving: Tensor, *options: Any
+    ) -> Tensor:
+        ctx.save_for_backward(fixed, moving)
+        ctx.options = options
+        return _forward(fixed, moving, *options, onto=None)
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *grads: Tensor
+    ) -> Any:
+        offsets, boundary, _, scale = ctx.options
+        fixed, moving = (x.detach().requires_grad_() for x in ctx.saved_tensors)
+        with torch.enable_grad():
+            f, m = _continued(fixed, moving, offsets, boundary)
+        leaves = [x.detach().requires_grad_() for x in (f, m)]
+        by_f, by_m = (torch.zeros_like(x) for x in leaves)
+        for i, offset in enumerate(offsets):
+            with torch.enable_grad():
+                moved = window(leaves[1], offset, reach(offsets), f.shape[2:])
+                correlation = local_correlation(leaves[0], moved)
+            parts = torch.autograd.grad(correlation, leaves, grads[0][:, i] * -scale)
+            by_f += parts[0]
+            by_m += parts[1]
+        return *torch.autograd.grad((f, m), (fixed, moving), (by_f, by_m)), None, None, None, None
+
+
+def _continued(
+    fixed: Tensor, moving: Tensor, offsets: Offsets, boundary: Boundary
+) -> tuple[Tensor, Tensor]:
+    """Both maps continued beyond the volume: by the window, the moving one by the search too."""
+    beyond = WINDOW_RADIUS + reach(offsets)
+    return pad(fixed, WINDOW_RADIUS, boundary), pad(moving, beyond, boundary)
