@@ -154,7 +154,8 @@ def test_demo_writes_its_phantoms_too(run, monkeypatch, no_picture, pair):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ([], VoxelOptLayer()),
+        ([], VoxelOptLayer.from_preset("intensity")),
+        (["--features", "mind"], VoxelOptLayer()),
         (["--preset", "paper"], VoxelOptLayer.from_preset("paper")),
         (
             ["--preset", "released", "--layer.levels", "3", "--layer.theta", "[9, 2.5]"],
@@ -162,7 +163,9 @@ def test_demo_writes_its_phantoms_too(run, monkeypatch, no_picture, pair):
         ),
         (
             ["--layer.adaptive", "false", "--layer.dissimilarity=l2", "--layer.boundary=zeros"],
-            VoxelOptLayer(adaptive=False, dissimilarity="l2", boundary="zeros"),
+            VoxelOptLayer.from_preset(
+                "intensity", adaptive=False, dissimilarity="l2", boundary="zeros"
+            ),
         ),
     ],
 )
@@ -184,7 +187,8 @@ def test_preset_and_single_settings_reach_the_layer(monkeypatch, refused, argume
     layer = given["layer"]
     assert settings(layer) == settings(expected)
     assert settings(layer.solver) == settings(expected.solver)
-    assert given["encoder"] == "raw" and given["window"] == (-800, 500)
+    assert given["encoder"] == ("mind" if "mind" in arguments else "raw")
+    assert given["window"] == (-800, 500)
 
 
 @pytest.mark.parametrize("command", [[], ["register"], ["apply"], ["demo"]])
