@@ -257,7 +257,7 @@ def test_every_choice_has_an_effect_and_still_registers(options, smooth_velocity
         ({"theta": 5.0}, "theta must be a sequence"),
         ({"levels": 2.5}, "must be whole numbers"),
         ({"refinements": -1}, "refinements and integration_steps at least 0"),
-        ({"dissimilarity": {"lncc": -1.0}}, "weights of dissimilarities must be above 0"),
+        ({"dissimilarity": {"lncc": -1.0}}, "weights of dissimilarities must be numbers above 0"),
         ({"sigma_range": (0.5, 0.1)}, "sigma_range must go from low to high"),
         ({"learnable": "gamma"}, "'gamma' cannot be learned"),
     ],

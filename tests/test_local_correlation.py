@@ -133,9 +133,18 @@ def test_flat_patches_cost_the_same_everywhere_and_have_finite_gradients():
         ("mi", "dissimilarity must be one of"),
         ({"lncc": 1.0, "mi": 1.0}, "dissimilarity must be one of"),
         ({}, "dissimilarity must be one of"),
-        ({"lncc": 0.0}, "weights of dissimilarities must be above 0"),
+        ({"lncc": "1"}, "weights of dissimilarities must be numbers"),
+        ({"lncc": float("inf")}, "weights of dissimilarities must be numbers"),
+        (["l1"], "dissimilarity must be one of"),
+        ({"lncc": 0.0}, "weights of dissimilarities must be numbers above 0"),
     ],
 )
 def test_what_is_no_dissimilarity_is_named(dissimilarity, message):
     with pytest.raises(ValueError, match=message):
         cost_volume(torch.zeros(1, 1, 5, 5), torch.zeros(1, 1, 5, 5), 1, dissimilarity)
+
+
+def test_an_offset_of_the_intensities_does_not_drown_them():
+    fixed, moving = torch.rand(2, 1, 1, 9, 10, 11)
+    plain = cost_volume(fixed, moving, 1, "lncc")
+    assert (cost_volume(fixed + 1000, moving + 1000, 1, "lncc") - plain).abs().max() < 0.02

@@ -9,6 +9,7 @@ from textures import pair
 from voxelopt_layers import VoxelOptLayer, compose, jacobian_determinant, warp
 from voxelopt_layers.displacement import resize
 from voxelopt_layers.offsets import star_offsets
+from voxelopt_layers.presets import PRESETS
 from voxelopt_layers.refinement import subvoxel_descent
 
 
@@ -78,3 +79,21 @@ def test_gradients_reach_the_images_and_the_settings(gradient, shape, smooth_vel
     leaves = [*maps, *layer.parameters()]
     assert all(x.grad is not None and x.grad.isfinite().all() for x in leaves)
     assert all(x.grad is not None and x.grad.any() for x in maps)
+
+
+def test_the_preset_compiles_into_one_graph_with_gradients():
+    fixed, moving = torch.rand(2, 1, 1, 12, 12)
+    layer = VoxelOptLayer.from_preset("intensity", levels=1, assignment="soft", temperature=0.1)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    found = []
+    for run in (layer, compiled):
+        image = fixed.clone().requires_grad_()
+        found.append(torch.autograd.grad(run(image, moving).square().sum(), image)[0])
+    torch.testing.assert_close(found[1], found[0], atol=1e-3, rtol=1e-2)
+
+
+def test_layers_do_not_share_the_weights_of_a_preset():
+    one, other = (VoxelOptLayer.from_preset("intensity").dissimilarity for _ in range(2))
+    weights = PRESETS["intensity"]["dissimilarity"]
+    assert one == other == weights
+    assert one is not other and one is not weights

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Literal
 
@@ -23,16 +24,21 @@ Dissimilarity = Named | Mapping[str, float] | Callable[[Tensor, Tensor], Tensor]
 
 def check_dissimilarity(dissimilarity: Dissimilarity) -> None:
     """Raise ValueError if it is none."""
-    named = dissimilarity if isinstance(dissimilarity, Mapping) else {dissimilarity: 1.0}
     if callable(dissimilarity):
         return
-    if not named or not all(name in DISSIMILARITIES for name in named):
+    weights = dissimilarity if isinstance(dissimilarity, Mapping) else {}
+    names = [*weights] if isinstance(dissimilarity, Mapping) else [dissimilarity]
+    if not names or not all(name in DISSIMILARITIES for name in names):
         raise ValueError(
             f"dissimilarity must be one of {DISSIMILARITIES}, weights of several, or a function, "
             f"got {dissimilarity!r}"
         )
-    if not all(weight > 0 for weight in named.values()):
-        raise ValueError(f"the weights of dissimilarities must be above 0, got {dissimilarity!r}")
+    for weight in weights.values():
+        number = isinstance(weight, int | float) and not isinstance(weight, bool)
+        if not number or not 0 < weight < math.inf:
+            raise ValueError(
+                f"the weights of dissimilarities must be numbers above 0, got {dissimilarity!r}"
+            )
 
 
 def cost_volume(

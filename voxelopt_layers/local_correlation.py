@@ -8,6 +8,7 @@ with means over the window around x, averaged over channels (Avants et al., Medi
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -76,9 +77,15 @@ def local_correlation_cost(
     Returns:
         ``(B, len(offsets), *spatial)``.
     """
+    if boundary == "border":  # no correlation changes, and rounding does not grow with an offset
+        fixed, moving = (x - _brightness(x) for x in (fixed, moving))
     needs_grad = torch.is_grad_enabled() and any(
         x is not None and x.requires_grad for x in (fixed, moving, onto)
     )
+    if needs_grad and torch.compiler.is_compiling():  # which follows no gradient by hand
+        parts = _parts(fixed, moving, offsets, boundary)
+        cost = torch.stack([scale * part for part in parts], dim=1).to(dtype)
+        return cost if onto is None else onto + cost
     if needs_grad:
         cost = _LocalCorrelation.apply(fixed, moving, offsets, boundary, dtype, scale)
         return cost if onto is None else onto + cost
@@ -105,12 +112,20 @@ def _forward(
         share = scale / fixed.shape[1]
         native.local_correlation(*tensors, *options, share, LEAST_VARIANCE, onto is not None)
         return cost
-    f, m = _continued(fixed, moving, offsets, boundary)
-    for i, offset in enumerate(offsets):
-        moved = window(m, offset, reach(offsets), f.shape[2:])
-        part = scale * (1 - local_correlation(f, moved))
-        cost[:, i] = part if onto is None else onto[:, i] + part
+    for i, part in enumerate(_parts(fixed, moving, offsets, boundary)):
+        cost[:, i] = scale * part if onto is None else onto[:, i] + scale * part
     return cost
+
+
+def _brightness(image: Tensor) -> Tensor:
+    return image.detach().mean(tuple(range(2, image.dim())), keepdim=True)
+
+
+def _parts(fixed: Tensor, moving: Tensor, offsets: Offsets, boundary: Boundary) -> Iterator[Tensor]:
+    """``1 - local_correlation`` at one offset after the other."""
+    f, m = _continued(fixed, moving, offsets, boundary)
+    for offset in offsets:
+        yield 1 - local_correlation(f, window(m, offset, reach(offsets), f.shape[2:]))
 
 
 class _LocalCorrelation(torch.autograd.Function):

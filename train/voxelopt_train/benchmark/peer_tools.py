@@ -184,8 +184,8 @@ class Tool(NamedTuple):
 
 
 TOOLS = {
-    "voxelopt, raw": Tool(partial(voxelopt_layer, features="raw"), "raw intensities"),
-    "voxelopt, MIND": Tool(partial(voxelopt_layer, features="mind"), "MIND-SSC"),
+    "voxelopt, raw": Tool(partial(voxelopt_layer, features="raw"), "raw intensities, as register"),
+    "voxelopt, MIND": Tool(partial(voxelopt_layer, features="mind"), "MIND-SSC, as register"),
     "ConvexAdam": Tool(
         convex_adam, "convex_adam_pt with its defaults (MIND)", "convexadam", "convexAdam"
     ),
