@@ -116,3 +116,9 @@ def test_labels_are_refused_where_they_do_not_fit(pair):
 def test_settings_out_of_range_are_refused(pair, settings, message):
     with pytest.raises(InputError, match=message):
         register(*sources(pair), **settings)
+
+
+def test_costs_that_overflow_are_told(pair):
+    layer = VoxelOptLayer(dissimilarity={"l1": 1e30}, cost_dtype="float16", levels=1)
+    with pytest.raises(InputError, match="the costs overflow"):
+        register(*sources(pair), layer=layer)
