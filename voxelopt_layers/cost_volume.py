@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -17,8 +17,8 @@ from voxelopt_layers.fused import as_tensor, match
 from voxelopt_layers.local_correlation import local_correlation_cost
 from voxelopt_layers.offsets import Offsets, pad, search_offsets, star_offsets, window
 
-DISSIMILARITIES = ("l1", "l2", "cosine", "ncc", "lncc")
 Named = Literal["l1", "l2", "cosine", "ncc", "lncc"]
+DISSIMILARITIES: tuple[str, ...] = get_args(Named)
 Dissimilarity = Named | Mapping[str, float] | Callable[[Tensor, Tensor], Tensor]
 
 

@@ -247,18 +247,16 @@ class VoxelOptLayer(nn.Module):
                 entropy = None
                 for warp in range(self.warps_per_level + refinements):
                     maps = (f, m, f_mask, m_mask, _compose(start, u))
-                    if warp < self.warps_per_level:
+                    if warp >= self.warps_per_level:
+                        assert entropy is not None  # a level has a whole volume at least
+                        velocity = self.solver.refine(self._cost(*maps, star=True)[0], entropy)
+                    else:
                         cost, again, known = self._cost(*maps)
                         # The last volume is the first that the backward pass needs: it may stay.
-                        if last and warp == self.warps_per_level - 1:
-                            again = None
-                        solved = self.solver(cost, again, known)
+                        keep = last and warp == self.warps_per_level - 1
+                        solved = self.solver(cost, None if keep else again, known)
+                        del cost
                         velocity, entropy = (x.to(dtype) for x in solved)
-                    else:
-                        assert entropy is not None
-                        cost = self._cost(*maps, star=True)[0]
-                        velocity = self.solver.refine(cost, entropy)
-                    del cost
                     velocities.append(velocity)
                     u = _compose(u, exponentiate(velocity, self.integration_steps))
                     if inverse:

@@ -25,19 +25,18 @@ WINDOW_RADIUS = 1
 LEAST_VARIANCE = 1e-4
 
 
-def local_correlation(fixed: Tensor, moving: Tensor, window_radius: int = WINDOW_RADIUS) -> Tensor:
+def local_correlation(fixed: Tensor, moving: Tensor) -> Tensor:
     """Correlation of the patches of two maps around each voxel, averaged over channels.
 
     Args:
-        fixed: ``(B, C, *spatial)``, which reaches beyond the result by ``window_radius``.
+        fixed: ``(B, C, *spatial)``, which reaches beyond the result by the window's radius, 1.
         moving: of the same shape.
-        window_radius: a patch has ``2 * window_radius + 1`` voxels a side.
 
     Returns:
-        ``(B, *spatial)`` in [-1, 1], by ``2 * window_radius`` shorter along each axis.
+        ``(B, *spatial)`` in [-1, 1], by 2 voxels shorter along each axis.
     """
     f, m, ff, mm, fm = (
-        _window_mean(x, window_radius)
+        window_mean(x, WINDOW_RADIUS)
         for x in (fixed, moving, fixed.square(), moving.square(), fixed * moving)
     )
     variances = [(square - mean.square()).clamp_min(0) for square, mean in ((ff, f), (mm, m))]
@@ -45,8 +44,8 @@ def local_correlation(fixed: Tensor, moving: Tensor, window_radius: int = WINDOW
     return ((fm - f * m) * product.rsqrt()).clamp(-1, 1).mean(1)
 
 
-def _window_mean(image: Tensor, radius: int) -> Tensor:
-    """One axis at a time, nothing added at the border."""
+def window_mean(image: Tensor, radius: int) -> Tensor:
+    """Mean over the cube of ``2 * radius + 1`` voxels a side, where it lies inside."""
     d = image.dim() - 2
     average = F.avg_pool2d if d == 2 else F.avg_pool3d
     for axis in range(d):

@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
+from voxelopt_layers.fused import working_dtype
+
 # A parabola says nothing of what lies beyond the middle between two voxels.
 _FARTHEST = 0.5
 
@@ -33,7 +35,7 @@ def subvoxel_descent(
     Returns:
         ``(B, d, *spatial)``, in voxels.
     """
-    cost = cost.to(torch.promote_types(cost.dtype, torch.float32))
+    cost = cost.to(working_dtype(cost))
     before, after = cost[:, 1::2], cost[:, 2::2]
     slope = (after - before) / 2
     # Where the centre is no minimum along an axis, the coupling alone gives the step its length.

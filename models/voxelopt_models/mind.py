@@ -5,8 +5,10 @@ from __future__ import annotations
 from itertools import combinations, product
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from voxelopt_layers.local_correlation import window_mean
+from voxelopt_layers.offsets import pad
 
 
 def mind_ssc(image: Tensor, radius: int = 2, dilation: int = 2) -> Tensor:
@@ -34,7 +36,7 @@ def mind_ssc(image: Tensor, radius: int = 2, dilation: int = 2) -> Tensor:
         raise ValueError(f"image must be (B, 1, H, W) or (B, 1, D, H, W), got {tuple(image.shape)}")
     image = image.to(torch.promote_types(image.dtype, torch.float32))
     neighbours = [(axis, sign) for axis, sign in product(range(d), (-1, 1))]
-    padded = F.pad(image, [dilation] * (2 * d), mode="replicate")
+    padded = pad(image, dilation, "border")
 
     def shifted(neighbour: tuple[int, int]) -> Tensor:
         view = padded
@@ -45,7 +47,7 @@ def mind_ssc(image: Tensor, radius: int = 2, dilation: int = 2) -> Tensor:
 
     distances = torch.cat(
         [
-            _patch_mean((shifted(a) - shifted(b)).square(), radius)
+            window_mean(pad((shifted(a) - shifted(b)).square(), radius, "border"), radius)
             for a, b in combinations(neighbours, 2)
             if a[0] != b[0]
         ],
@@ -59,17 +61,6 @@ def mind_ssc(image: Tensor, radius: int = 2, dilation: int = 2) -> Tensor:
     floor = torch.finfo(image.dtype).tiny ** 0.5
     variance = torch.clamp(variance, typical * 1e-3, typical * 1e3).clamp_min(floor)
     return torch.exp(-distances / variance)
-
-
-def _patch_mean(image: Tensor, radius: int) -> Tensor:
-    """Mean over the cube of ``2 * radius + 1`` voxels a side, one axis at a time."""
-    d = image.dim() - 2
-    average = F.avg_pool2d if d == 2 else F.avg_pool3d
-    image = F.pad(image, [radius] * (2 * d), mode="replicate")
-    for axis in range(d):
-        kernel = [2 * radius + 1 if n == axis else 1 for n in range(d)]
-        image = average(image, kernel, stride=1)
-    return image
 
 
 class MINDSSC(nn.Module):

@@ -46,7 +46,10 @@ def tools(monkeypatch, folder) -> dict:
     """Two tools that take no time, and phantoms of few voxels."""
     Path("tool.py").write_text(SCRIPT)
     tool = next(iter(TOOLS.values()))
-    tools = {name: tool._replace(settings=f"as {name}") for name in ("Shift, one", "unsteady")}
+    tools = {
+        name: tool._replace(settings=f"as {name}", preset=None)
+        for name in ("Shift, one", "unsteady")
+    }
     monkeypatch.setattr(peers, "peer_tools", SimpleNamespace(__file__=str(folder / "tool.py")))
     monkeypatch.setattr(peers, "TOOLS", tools)
     monkeypatch.setattr(peer_pairs, "phantom_pair", partial(phantom_pair, **SMALL))

@@ -58,7 +58,11 @@ def benchmark_parser() -> tuple[ArgumentParser, str]:
         help=f"voxels of the feature maps (default: {' '.join(_SIZES)}; none with --peers)",
     )
     add("--channels", type=int, default=8, help="of the feature maps")
-    add("--preset", choices=FOR_FEATURES, help="settings; without it, the layer's defaults")
+    add(
+        "--preset",
+        choices=FOR_FEATURES,
+        help="settings; without it, the layer's defaults, and with --peers those of register",
+    )
     add("--runs", type=int, default=3, help="of each measurement; the fastest counts")
     add("--device", type=str, default="cuda" if torch.cuda.is_available() else "cpu")
     add("-o", "--output", type=str, metavar="FILE", help="keep all numbers (.json)")

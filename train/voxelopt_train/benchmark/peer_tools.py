@@ -34,7 +34,7 @@ _GREEDY = "-m NCC 2x2x2 -n 100x50x10"
 def voxelopt_layer(
     fixed: Path, moving: Path, threads: int, features: str, preset: str | None = None
 ) -> Found:
-    """The layer, on features ``"raw"`` or ``"mind"``, with the settings of `register` for them."""
+    """The layer, on features ``"raw"`` or ``"mind"``."""
     import torch
 
     from voxelopt_layers import VoxelOptLayer, native
@@ -42,7 +42,6 @@ def voxelopt_layer(
 
     torch.set_num_threads(threads)
     native.available()  # compiled before the clock runs
-    preset = preset or ("intensity" if features == "raw" else None)
     layer = VoxelOptLayer.from_preset(preset) if preset else VoxelOptLayer()
     net = RegistrationNet(RawIntensity() if features == "raw" else MINDSSC(), layer).eval()
     images = [torch.from_numpy(_array(path))[None, None] for path in (fixed, moving)]
@@ -181,11 +180,14 @@ class Tool(NamedTuple):
     settings: str
     package: str = ""
     module: str = ""
+    preset: str | None = None  # of the layer
 
 
 TOOLS = {
-    "voxelopt, raw": Tool(partial(voxelopt_layer, features="raw"), "raw intensities, as register"),
-    "voxelopt, MIND": Tool(partial(voxelopt_layer, features="mind"), "MIND-SSC, as register"),
+    "voxelopt, raw": Tool(
+        partial(voxelopt_layer, features="raw"), "raw intensities", preset="intensity"
+    ),
+    "voxelopt, MIND": Tool(partial(voxelopt_layer, features="mind"), "MIND-SSC"),
     "ConvexAdam": Tool(
         convex_adam, "convex_adam_pt with its defaults (MIND)", "convexadam", "convexAdam"
     ),

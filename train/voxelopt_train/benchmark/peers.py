@@ -55,7 +55,7 @@ def compare_tools(
 
     Args:
         pair: images on one grid, and their labels.
-        preset: settings of the layer; None for its defaults.
+        preset: settings of the layer; None for those of `register`.
         progress: called with the name of each tool as it begins.
 
     Returns:
@@ -110,8 +110,8 @@ def made_by(name: str, preset: str | None = None) -> dict[str, str]:
     """Version and settings of a tool."""
     tool = TOOLS[name]
     release = version(tool.package) if tool.package else voxelopt_layers.__version__
-    applies = preset is not None and not tool.module
-    return {"version": release, "settings": tool.settings + f", preset {preset}" * applies}
+    used = tool.preset if tool.module or preset is None else preset
+    return {"version": release, "settings": tool.settings + f", preset {used}" * bool(used)}
 
 
 def measure_tool(
@@ -122,7 +122,8 @@ def measure_tool(
     Returns:
         Its version and settings, and its measures or ``{"failed": sentence}``; for JSON.
     """
-    options = {} if TOOLS[name].module else {"preset": preset}
+    tool = TOOLS[name]
+    options = {} if tool.module else {"preset": preset or tool.preset}
     run = _in_process(name, options, threads, folder)
     row = {"failed": run} if isinstance(run, str) else measures(pair, run)
     return {**made_by(name, preset), **row}
