@@ -10,7 +10,7 @@ from voxelopt_layers import VoxelOptLayer, compose, jacobian_determinant, warp
 from voxelopt_layers.displacement import resize
 from voxelopt_layers.offsets import star_offsets
 from voxelopt_layers.presets import PRESETS
-from voxelopt_layers.refinement import subvoxel_descent
+from voxelopt_layers.refinement import FARTHEST, THETA, elastic_velocity, subvoxel_step
 
 
 @pytest.mark.parametrize("shape", [(5, 6), (4, 5, 6)])
@@ -21,17 +21,49 @@ def test_the_vertex_of_a_parabola_is_found(shape):
     offsets = torch.tensor(star_offsets(d), dtype=torch.float64)
     to = offsets.reshape(1, -1, d, *[1] * d)
     cost = (stiffness[:, None] * (to - vertex[:, None]).square()).sum(2)
-    found = subvoxel_descent(cost, [0.0], lambda v: v)
-    torch.testing.assert_close(found, vertex)
-    coupled = subvoxel_descent(cost, [0.7], lambda v: v)
-    torch.testing.assert_close(coupled, stiffness * vertex / (stiffness + 0.7))
+    found = subvoxel_step(cost, lambda image: image)
+    damped = 2 * stiffness * vertex / (2 * stiffness + 1 / THETA)
+    torch.testing.assert_close(found, damped)
 
 
 def test_a_step_ends_between_two_voxels_and_nothing_moves_without_signal():
     slope = torch.tensor([0.0, 1.0, -1.0, 0.0, 0.0]).reshape(1, 5, 1, 1).expand(1, 5, 3, 3)
-    v = subvoxel_descent(slope, [1e-3], lambda v: v)
-    assert torch.equal(v[:, 0], torch.full((1, 3, 3), 0.5)) and not v[:, 1].any()
-    assert not subvoxel_descent(torch.ones(1, 7, 4, 4, 4), [1.0, 2.0], lambda v: v).any()
+    v = subvoxel_step(slope, lambda image: image)
+    assert torch.equal(v[:, 0], torch.full((1, 3, 3), FARTHEST)) and not v[:, 1].any()
+    assert not subvoxel_step(torch.ones(1, 7, 4, 4, 4), lambda image: image).any()
+
+
+def test_costs_and_the_step_are_filtered():
+    seen = []
+
+    def smooth(image):
+        seen.append(image.shape[1])
+        return image.mean((2, 3, 4), keepdim=True).expand_as(image)
+
+    v = subvoxel_step(torch.rand(1, 7, 4, 4, 4), smooth)
+    assert seen == [7, 3] and torch.equal(v, v[..., :1, :1, :1].expand_as(v))
+
+
+@pytest.mark.parametrize("shape", [(12, 14), (11, 12, 13)])
+def test_a_displacement_is_drawn_towards_a_smoother_one(shape):
+    d = len(shape)
+    along = torch.linspace(-1, 1, shape[0]).reshape(1, 1, -1, *[1] * (d - 1))
+    linear = along.expand(1, d, *shape)
+    inner = (..., *[slice(2, -2)] * d)
+    assert elastic_velocity(linear)[inner].abs().max() < 1e-6
+    rough = linear + 0.2 * torch.randn(1, d, *shape)
+    smoother = compose(rough, elastic_velocity(rough))
+    assert (smoother - linear)[inner].std() < 0.6 * (rough - linear)[inner].std()
+
+
+def test_widths_are_smoothed():
+    entropy = torch.rand(1, 1, 9, 10, 11)
+    settings = {"theta": (1.0,), "alpha": 5.0, "filter_radius": 6}
+    solvers = [VoxelOptLayer(**settings, sigma_smoothing=width).solver for width in (0.0, 1.0, 2.0)]
+    plain, one, two = (solver.sigma(entropy) for solver in solvers)
+    assert plain.std() > 2 * one.std() > 2 * two.std()
+    torch.testing.assert_close(one.mean(), plain.mean(), rtol=0.05, atol=0)
+    assert all(x.diff(dim=2).abs().max() < 1 for x in (one, two))
 
 
 def test_parts_of_a_voxel_are_found():
@@ -40,7 +72,7 @@ def test_parts_of_a_voxel_are_found():
     fixed = warp(image, truth, boundary="border")
     inside = (slice(None), slice(None), *[slice(8, -8)] * 3)
     errors = []
-    for refinements in (0, 3):
+    for refinements in (0, PRESETS["intensity"]["refinements"]):
         layer = VoxelOptLayer.from_preset("intensity", refinements=refinements)
         errors.append((layer(fixed, image) - truth)[inside].norm(dim=1).mean())
     assert errors[1] < 0.08 and errors[1] < 0.2 * errors[0]

@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 from voxelopt_layers import native
 from voxelopt_layers.displacement import Boundary
 from voxelopt_layers.fused import FusedCostVolume
-from voxelopt_layers.offsets import Offsets, pad, reach, search_offsets, window
+from voxelopt_layers.offsets import Offsets, pad, reach, window
 
 # Elements of one channel handled at a time on CPU, small enough to stay in cache.
 _BLOCK = 2**19
@@ -34,7 +34,9 @@ def channelwise_cost(
         # Half the squared distance of unit vectors is 1 - cosine, and 0 between two zero vectors.
         scale = 0.5 * weight
         normalise = _unit_map(fixed, dissimilarity), _unit_map(moving, dissimilarity)
-    fused, squared = native.suits(fixed, moving), dissimilarity != "l1"
+    # The kernel knows the whole volume alone.
+    whole = len(offsets) == (2 * reach(offsets) + 1) ** (fixed.dim() - 2)
+    fused, squared = whole and native.suits(fixed, moving), dissimilarity != "l1"
     # Few channels at a time, so that no copy of the features outgrows the cost volume.
     copies = not fused or normalise is not None
     group = max(1, len(offsets) // 2) if copies else channels
@@ -45,25 +47,14 @@ def channelwise_cost(
         if normalise is not None:
             f, m = ((x - mean) * unit for x, (mean, unit) in zip((f, m), normalise, strict=True))
         if fused:
-            part = _fused(f, m, kept, offsets, squared, boundary == "border", scale)
+            how = (reach(offsets), squared, boundary == "border", scale)
+            part = FusedCostVolume.apply(f, m, kept, *how)
         else:
             padded = pad(m, reach(offsets), boundary)
             part = _ChannelwiseCost.apply(f, padded, kept, offsets, squared, scale)
         cost = part if cost is None else added(cost, part)
     assert cost is not None
     return cost.to(dtype)
-
-
-def _fused(
-    fixed: Tensor, moving: Tensor, kept: torch.dtype, offsets: Offsets, *options: Any
-) -> Tensor:
-    """By the kernel, which knows the whole volume alone."""
-    radius = reach(offsets)
-    cost: Tensor = FusedCostVolume.apply(fixed, moving, kept, radius, *options)
-    if len(offsets) == cost.shape[1]:
-        return cost
-    every = search_offsets(radius, fixed.dim() - 2)
-    return cost[:, [every.index(offset) for offset in offsets]]
 
 
 def _unit_map(features: Tensor, dissimilarity: str) -> tuple[Tensor | float, Tensor]:

@@ -27,6 +27,7 @@ from voxelopt_layers.displacement import (
 )
 from voxelopt_layers.presets import PRESETS
 from voxelopt_layers.pyramid import feature_pyramid, pyramid_shapes, warp_features
+from voxelopt_layers.refinement import SQUARINGS
 from voxelopt_layers.solution import Level, Solution
 from voxelopt_layers.solver import CoordinateDescent, GradientMode
 
@@ -46,6 +47,8 @@ class VoxelOptLayer(nn.Module):
         beta: temperature of the softmax whose entropy is the signal strength, in units of cost.
         alpha: filter width at maximal entropy, over ln 2, in voxels (equation 6).
         sigma_range: map the entropy to these widths instead of equation 6, see `entropy_to_sigma`.
+        sigma_smoothing: smooth the widths themselves, by a Gaussian of so many voxels, so that
+            message passing ends nowhere abruptly; 0 leaves them as they are.
         probability_floor: least probability in the entropy.
         adaptive: False gives each voxel the filter of the weakest signal.
         cost_filtering: False leaves the cost volume unfiltered.
@@ -64,7 +67,7 @@ class VoxelOptLayer(nn.Module):
         integration_steps: squarings of `exponentiate`.
         warps_per_level: how often each level warps the moving map and solves.
         refinements: further warps at the last level, each of which solves for a part of a voxel,
-            see `subvoxel_descent`.
+            see `voxelopt_layers.refinement`.
         boundary: beyond the volume, features are 0 (``"zeros"``) or repeat (``"border"``), and so
             is what the filters smooth; displacements are continued with their border always.
         align_corners: which points of two pyramid levels coincide: the centres of their corner
@@ -98,6 +101,7 @@ class VoxelOptLayer(nn.Module):
         beta: float = 0.1,
         alpha: float = 2.0,
         sigma_range: tuple[float, float] | None = None,
+        sigma_smoothing: float = 0.0,
         probability_floor: float = 0.0,
         adaptive: bool = True,
         cost_filtering: bool = True,
@@ -156,6 +160,7 @@ class VoxelOptLayer(nn.Module):
             alpha=alpha,
             temperature=temperature,
             sigma_range=sigma_range,
+            sigma_smoothing=sigma_smoothing,
             probability_floor=probability_floor,
             adaptive=adaptive,
             cost_filtering=cost_filtering,
@@ -244,23 +249,26 @@ class VoxelOptLayer(nn.Module):
                 last = number == len(shapes) - 1
                 refinements = self.refinements if last else 0
                 velocities = []
-                entropy = None
+                entropy, sigma = None, None
                 for warp in range(self.warps_per_level + refinements):
                     maps = (f, m, f_mask, m_mask, _compose(start, u))
-                    if warp >= self.warps_per_level:
-                        assert entropy is not None  # a level has a whole volume at least
-                        velocity = self.solver.refine(self._cost(*maps, star=True)[0], entropy)
-                    else:
+                    if warp < self.warps_per_level:
                         cost, again, known = self._cost(*maps)
                         # The last volume is the first that the backward pass needs: it may stay.
                         keep = last and warp == self.warps_per_level - 1
                         solved = self.solver(cost, None if keep else again, known)
                         del cost
                         velocity, entropy = (x.to(dtype) for x in solved)
+                        squarings = self.integration_steps
+                    else:
+                        assert u is not None and entropy is not None  # there was a whole volume
+                        sigma = self.solver.sigma(entropy) if sigma is None else sigma
+                        velocity = self.solver.refine(self._cost(*maps, star=True)[0], sigma, u)
+                        squarings = min(self.integration_steps, SQUARINGS)
                     velocities.append(velocity)
-                    u = _compose(u, exponentiate(velocity, self.integration_steps))
+                    u = _compose(u, exponentiate(velocity, squarings))
                     if inverse:
-                        backward = exponentiate(-velocity, self.integration_steps)
+                        backward = exponentiate(-velocity, squarings)
                         u_inverse = _compose(backward, u_inverse)
                 assert u is not None and entropy is not None
                 levels.append(Level(tuple(velocities), u, entropy))

@@ -22,7 +22,7 @@ from voxelopt_layers.offsets import Offsets, pad, reach, window
 
 WINDOW_RADIUS = 1
 # Added to variances: flat patches, whose correlation is that of noise, cost the same everywhere.
-LEAST_VARIANCE = 1e-4
+LEAST_VARIANCE = 1e-5
 
 
 def local_correlation(fixed: Tensor, moving: Tensor) -> Tensor:

@@ -1,48 +1,61 @@
-"""Sub-voxel coordinate descent: the cost of each voxel as a parabola along each axis.
+"""Sub-voxel refinement: the cost of each voxel as a parabola along each axis.
 
 Whole offsets leave errors of up to half a voxel, of which a cost volume says nothing more. Its
-parabola does: with ``g`` the slope and ``h`` the curvature of the cost through the neighbours along
-an axis, the v-step of equation 5 has a closed form there,
+parabola does: with ``g`` the slope and ``h`` the curvature along an axis of the filtered cost,
+through the two neighbours there, one damped Newton step (Levenberg, 1944) has a closed form,
 
-    argmin_v  g v + h v^2 / 2 + 1 / (2 theta) (v - u)^2  =  (u / theta - g) / (h + 1 / theta)
+    v = argmin_v  g v + h v^2 / 2 + 1 / (2 theta) v^2  =  -g / (h + 1 / theta),    u = K_sigma * v
 
-and the rest of the descent stays as it is.
+Many such steps would follow the noise of the costs ever closer. What keeps them from it, beside
+the filter, is a pull of the whole displacement towards a smoother one, as in demons (Thirion,
+1998); written as a velocity, it leaves the field diffeomorphic and its inverse at hand.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from voxelopt_layers.fused import working_dtype
+from voxelopt_layers.message_passing import adaptive_gaussian
 
+THETA = 5.0
 # A parabola says nothing of what lies beyond the middle between two voxels.
-_FARTHEST = 0.5
+FARTHEST = 0.5
+# Width in voxels of the smoother displacement.
+ELASTIC_SIGMA = 0.7
+# Of steps so short: 2^4 of them are a thirtieth of a voxel each.
+SQUARINGS = 4
 
 
-def subvoxel_descent(
-    cost: Tensor, couplings: Iterable[Tensor | float], smooth: Callable[[Tensor], Tensor]
-) -> Tensor:
+def subvoxel_step(cost: Tensor, smooth: Callable[[Tensor], Tensor]) -> Tensor:
     """Velocity of at most half a voxel along each axis, from the costs of a star of offsets.
 
     Args:
         cost: ``(B, 2 d + 1, *spatial)``, in the order of `star_offsets`.
-        couplings: ``1 / (2 theta)`` of each iteration.
-        smooth: the u-step.
+        smooth: the filter of the costs and of the velocity.
 
     Returns:
         ``(B, d, *spatial)``, in voxels.
     """
-    cost = cost.to(working_dtype(cost))
-    before, after = cost[:, 1::2], cost[:, 2::2]
-    slope = (after - before) / 2
-    # Where the centre is no minimum along an axis, the coupling alone gives the step its length.
-    curvature = (after + before - 2 * cost[:, :1]).clamp_min(0)
-    u = torch.zeros_like(slope)
-    for coupling in couplings:
-        stiffness = 2 * coupling
-        v = (stiffness * u - slope) / (curvature + stiffness)
-        u = smooth(v.clamp(-_FARTHEST, _FARTHEST))
-    return u
+    cost = smooth(cost.to(working_dtype(cost)))
+    centre, before, after = cost[:, :1], cost[:, 1::2], cost[:, 2::2]
+    # Where the centre is no minimum along an axis, theta alone gives the step its length.
+    curvature = (before + after).sub_(2 * centre).clamp_min_(0)
+    step = (before - after).div_(2).div_(curvature.add_(1 / THETA))
+    return smooth(step.clamp_(-FARTHEST, FARTHEST))
+
+
+def elastic_velocity(displacement: Tensor) -> Tensor:
+    """``v = K * u - u``, by which ``compose(u, v)`` is a smoother ``u``, to first order.
+
+    Args:
+        displacement: ``(B, d, *spatial)``, in voxels.
+
+    Returns:
+        Of the same shape; 0 in the interior wherever ``u`` is linear.
+    """
+    sigma = torch.full_like(displacement[:, :1], ELASTIC_SIGMA)
+    return adaptive_gaussian(displacement, sigma, radius=2) - displacement

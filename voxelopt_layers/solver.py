@@ -26,7 +26,7 @@ from voxelopt_layers.message_passing import (
     filter_with_weights,
     gaussian_weights,
 )
-from voxelopt_layers.refinement import subvoxel_descent
+from voxelopt_layers.refinement import elastic_velocity, subvoxel_step
 
 GradientMode = Literal["unrolled", "checkpointed", "truncated"]
 LEARNABLE = ("theta", "beta", "alpha", "temperature")
@@ -47,6 +47,7 @@ class CoordinateDescent(nn.Module):
         alpha: float,
         temperature: float,
         sigma_range: tuple[float, float] | None,
+        sigma_smoothing: float,
         probability_floor: float,
         adaptive: bool,
         cost_filtering: bool,
@@ -68,6 +69,7 @@ class CoordinateDescent(nn.Module):
             "temperature": float(temperature),
         }
         self.sigma_range = sigma_range
+        self.sigma_smoothing = sigma_smoothing
         self.probability_floor = probability_floor
         self.adaptive = adaptive
         self.cost_filtering = cost_filtering
@@ -102,6 +104,8 @@ class CoordinateDescent(nn.Module):
                 "sigma_range must go from low to high, at least 0, and probability_floor must lie "
                 "in [0, 1)"
             )
+        if not 0 <= self.sigma_smoothing < math.inf:
+            raise ValueError(f"sigma_smoothing must be at least 0, got {self.sigma_smoothing}")
         if self.filter_radius < 1 or self.filter_passes < 1:
             raise ValueError("filter_radius and filter_passes must be at least 1")
 
@@ -133,13 +137,17 @@ class CoordinateDescent(nn.Module):
             return self.log_parameters[name].exp()
         return self.constants[name]
 
-    def _sigma(self, entropy: Tensor) -> Tensor:
+    def sigma(self, entropy: Tensor) -> Tensor:
+        """Width of the filters, in voxels, where a cost volume has this entropy."""
         alpha = self.value("alpha")
-        if self.adaptive:
-            return entropy_to_sigma(entropy, alpha, self.sigma_range)
-        # Not adaptive: every voxel gets the width of the weakest signal.
-        widest = alpha * math.log(2) if self.sigma_range is None else self.sigma_range[1]
-        return torch.ones_like(entropy) * widest
+        if not self.adaptive:  # every voxel gets the width of the weakest signal
+            widest = alpha * math.log(2) if self.sigma_range is None else self.sigma_range[1]
+            return torch.ones_like(entropy) * widest
+        sigma = entropy_to_sigma(entropy, alpha, self.sigma_range)
+        if not self.sigma_smoothing:
+            return sigma
+        width = torch.full_like(sigma, self.sigma_smoothing)
+        return adaptive_gaussian(sigma, width, radius=math.ceil(3 * self.sigma_smoothing))
 
     def _stage(self, function: Callable[..., Tensor], *args: Any) -> Tensor:
         """Run one stage; in mode ``checkpointed`` keep its inputs alone and recompute the rest."""
@@ -171,7 +179,7 @@ class CoordinateDescent(nn.Module):
             entropy: Tensor = FusedEntropy.apply(cost, beta, self.probability_floor, remade)
         else:
             entropy = known
-        sigma = self._sigma(entropy)
+        sigma = self.sigma(entropy)
         theta = self.value("theta")
         if not isinstance(theta, Tensor):
             theta = sigma.new_tensor(theta)
@@ -188,16 +196,21 @@ class CoordinateDescent(nn.Module):
         u = FusedDescent.apply(cost, sigma, 1 / (2 * theta), temperature, how, remade)
         return u, entropy
 
-    def refine(self, cost: Tensor, entropy: Tensor) -> Tensor:
-        """`subvoxel_descent` on a star of costs, where a whole volume had this entropy."""
-        sigma = self._sigma(entropy)
-        couplings = [1 / (2 * theta) for theta in self.value("theta")]
+    def refine(self, cost: Tensor, sigma: Tensor, displacement: Tensor) -> Tensor:
+        """Velocity of one refinement, see `refinement`.
 
-        def smooth(v: Tensor) -> Tensor:
+        Args:
+            cost: of a star of offsets.
+            sigma: of the last whole cost volume.
+            displacement: so far.
+        """
+
+        def smooth(image: Tensor) -> Tensor:
             passes, boundary = self.filter_passes, self.boundary
-            return adaptive_gaussian(v, sigma, self.filter_radius, passes, boundary)
+            return adaptive_gaussian(image, sigma, self.filter_radius, passes, boundary)
 
-        return self._stage(subvoxel_descent, cost, couplings, smooth)
+        step = self._stage(subvoxel_step, cost, smooth)
+        return step.to(displacement.dtype) + elastic_velocity(displacement)
 
     def forward(
         self,
@@ -219,7 +232,7 @@ class CoordinateDescent(nn.Module):
         if native.suits(cost=cost):
             return self._fused(cost, remake, entropy)
         entropy = self._stage(cost_entropy, cost, self.value("beta"), self.probability_floor)
-        weights = gaussian_weights(self._sigma(entropy), self.filter_radius)
+        weights = gaussian_weights(self.sigma(entropy), self.filter_radius)
         if self.cost_filtering:
             needs_grad = torch.is_grad_enabled() and cost.requires_grad
             cost = self._stage(self._smooth, cost, weights, None if needs_grad else cost)
