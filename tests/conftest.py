@@ -11,6 +11,11 @@ from torch import Tensor
 from voxelopt_layers import native
 from voxelopt_layers.displacement import resize
 
+# Tests run in as many processes as there are cores, each of which is to keep to its own.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"  # of what tests start
+    torch.set_num_threads(1)
+
 if not torch.cuda.is_available():  # before anything imports Triton
     os.environ["TRITON_INTERPRET"] = "1"
 

@@ -227,6 +227,7 @@ def test_ties_in_flat_background_survive_rounding():
         {"dissimilarity": lambda f, m: (f - m).abs().sum(1)}, {"theta": (100.0, 10.0, 1.0)},
         {"filter_radius": 1, "filter_passes": 3}, {"integration_steps": 0}, {"boundary": "zeros"},
         {"dissimilarity": "lncc"}, {"dissimilarity": {"lncc": 1.0, "l1": 0.5}}, {"refinements": 2},
+        {"dissimilarity": "mind"}, {"coarse_dissimilarity": "lncc"}, {"sigma_smoothing": 1.0},
         {"warps_per_level": 3}, {"beta": 0.01}, {"alpha": 4.0}, {"sigma_range": (0.1, 0.5)},
     ],
 )  # fmt: skip
@@ -237,6 +238,26 @@ def test_every_choice_has_an_effect_and_still_registers(options, smooth_velocity
     assert not torch.allclose(u, default(fixed, moving), atol=1e-4)
     error = (fixed - warp(moving, u, boundary="border")).abs().mean()
     assert error < 0.95 * (fixed - moving).abs().mean()
+
+
+def test_coarse_levels_may_have_a_dissimilarity_of_their_own(smooth_velocity):
+    fixed, moving, _ = pair((24, 22, 20), smooth_velocity)
+    seen = []
+
+    def dissimilarity(name):
+        def l1(f, m):
+            seen.append((name, f.shape[2:]))
+            return (f - m).abs().mean(1)
+
+        return l1
+
+    fine, coarse = dissimilarity("fine"), dissimilarity("coarse")
+    layer = VoxelOptLayer(levels=3, dissimilarity=fine, coarse_dissimilarity=coarse)
+    u = layer(fixed, moving)
+    assert [*dict.fromkeys(seen)] == [
+        ("coarse", (6, 6, 5)), ("coarse", (12, 11, 10)), ("fine", (24, 22, 20)),
+    ]  # fmt: skip
+    torch.testing.assert_close(u, VoxelOptLayer(levels=3)(fixed, moving), atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -254,6 +275,8 @@ def test_every_choice_has_an_effect_and_still_registers(options, smooth_velocity
         ({"assignment": "soft", "learnable": ["gamma"]}, "'gamma' cannot be learned"),
         ({"filter_radius": 0}, "filter_radius"),
         ({"dissimilarity": "l3"}, "dissimilarity must be one of"),
+        ({"coarse_dissimilarity": {}}, "dissimilarity must be one of"),
+        ({"sigma_smoothing": -1.0}, "sigma_smoothing must be at least 0"),
         ({"theta": 5.0}, "theta must be a sequence"),
         ({"levels": 2.5}, "must be whole numbers"),
         ({"refinements": -1}, "refinements and integration_steps at least 0"),

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from voxelopt_layers import adaptive_gaussian, assign, cost_entropy, cost_volume, entropy_to_sigma
 from voxelopt_layers.message_passing import filter_with_weights, gaussian_weights
 from voxelopt_layers.offsets import search_offsets
+from voxelopt_layers.self_similarity import mind_ssc
 
 SHAPES = [(6, 5), (4, 5, 6)]
 NAIVE = {
@@ -60,6 +61,17 @@ def test_normalised_dissimilarities(dissimilarity):
     assert torch.equal(cost_volume(0 * fixed, 0 * fixed, 1, dissimilarity), torch.zeros_like(cost))
 
 
+@pytest.mark.parametrize("shape", [(7, 8), (6, 5, 7)])
+def test_self_similarity_is_compared_channel_by_channel(shape):
+    fixed, moving = torch.rand(2, 2, 3, *shape, dtype=torch.float64)
+    cost = cost_volume(fixed, moving, 1, "mind")
+    channels = [[mind_ssc(x[:, c : c + 1], 1, 1) for c in range(3)] for x in (fixed, moving)]
+    expected = sum(cost_volume(f, m, 1, "l1") for f, m in zip(*channels, strict=True)) / 3
+    torch.testing.assert_close(cost, expected)
+    contrast = torch.tensor([2.0, -0.5, 30.0]).reshape(3, *[1] * len(shape))
+    torch.testing.assert_close(cost_volume(fixed, contrast * moving + 4, 1, "mind"), cost)
+
+
 def test_a_function_is_a_dissimilarity():
     fixed, moving = features((5, 6)), features((5, 6))
     cost = cost_volume(fixed, moving, 1, lambda f, m: (f - m).abs().mean(1), "border")
@@ -83,7 +95,7 @@ def test_masks_leave_no_preference(shape):
         torch.testing.assert_close(masked, torch.where(silent, 0, plain))
 
 
-@pytest.mark.parametrize("dissimilarity", ["l1", "l2", "cosine", "ncc"])
+@pytest.mark.parametrize("dissimilarity", ["l1", "l2", "cosine", "ncc", "mind"])
 def test_cost_volume_gradcheck(dissimilarity):
     fixed, moving = (features((3, 4), 3, 1).requires_grad_() for _ in range(2))
     mask = torch.rand(1, 1, 3, 4, dtype=torch.float64)

@@ -115,7 +115,9 @@ def test_gradients_reach_the_images_and_the_settings(gradient, shape, smooth_vel
 
 def test_the_preset_compiles_into_one_graph_with_gradients():
     fixed, moving = torch.rand(2, 1, 1, 12, 12)
-    layer = VoxelOptLayer.from_preset("intensity", levels=1, assignment="soft", temperature=0.1)
+    layer = VoxelOptLayer.from_preset(
+        "intensity", levels=2, refinements=2, assignment="soft", temperature=0.1
+    )
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
     found = []
     for run in (layer, compiled):

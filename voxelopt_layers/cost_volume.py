@@ -16,19 +16,19 @@ from voxelopt_layers.displacement import Boundary
 from voxelopt_layers.fused import as_tensor, match
 from voxelopt_layers.local_correlation import local_correlation_cost
 from voxelopt_layers.offsets import Offsets, pad, search_offsets, star_offsets, window
+from voxelopt_layers.self_similarity import descriptors_of_channels
 
-Named = Literal["l1", "l2", "cosine", "ncc", "lncc"]
+Named = Literal["l1", "l2", "cosine", "ncc", "lncc", "mind"]
 DISSIMILARITIES: tuple[str, ...] = get_args(Named)
 Dissimilarity = Named | Mapping[str, float] | Callable[[Tensor, Tensor], Tensor]
 
 
-def check_dissimilarity(dissimilarity: Dissimilarity) -> None:
-    """Raise ValueError if it is none."""
+def checked_dissimilarity(dissimilarity: Dissimilarity) -> Dissimilarity:
+    """The same, weights as a copy of their own; ValueError if it is none."""
     if callable(dissimilarity):
-        return
-    weights = dissimilarity if isinstance(dissimilarity, Mapping) else {}
-    names = [*weights] if isinstance(dissimilarity, Mapping) else [dissimilarity]
-    if not names or not all(name in DISSIMILARITIES for name in names):
+        return dissimilarity
+    weights = dict(dissimilarity) if isinstance(dissimilarity, Mapping) else {dissimilarity: 1.0}
+    if not weights or not all(name in DISSIMILARITIES for name in weights):
         raise ValueError(
             f"dissimilarity must be one of {DISSIMILARITIES}, weights of several, or a function, "
             f"got {dissimilarity!r}"
@@ -39,6 +39,7 @@ def check_dissimilarity(dissimilarity: Dissimilarity) -> None:
             raise ValueError(
                 f"the weights of dissimilarities must be numbers above 0, got {dissimilarity!r}"
             )
+    return weights if isinstance(dissimilarity, Mapping) else dissimilarity
 
 
 def cost_volume(
@@ -61,7 +62,8 @@ def cost_volume(
         dissimilarity: ``"l1"`` or ``"l2"``, the mean over channels of the absolute or squared
             difference; ``"cosine"``, 1 - cosine similarity of the feature vectors; ``"ncc"``, the
             same of vectors whose channel mean is taken off; ``"lncc"``, 1 - the correlation of
-            the patches of 3 voxels a side, see `local_correlation_cost`; weights of several, such
+            the patches of 3 voxels a side, see `local_correlation_cost`; ``"mind"``, the mean
+            absolute difference of `descriptors_of_channels`, MIND-SSC; weights of several, such
             as ``{"lncc": 1.0, "l1": 0.5}``; or a function that maps two ``(B, C, *spatial)`` to
             ``(B, *spatial)``. Two feature vectors of length 0 have cosine and NCC cost 0.
         boundary: features beyond the volume are 0 (``"zeros"``) or repeat (``"border"``).
@@ -79,7 +81,7 @@ def cost_volume(
             "fixed and moving must both be (B, C, H, W) or (B, C, D, H, W) of one shape, got "
             f"{tuple(fixed.shape)} and {tuple(moving.shape)}"
         )
-    check_dissimilarity(dissimilarity)
+    dissimilarity = checked_dissimilarity(dissimilarity)
     d, dtype = fixed.dim() - 2, dtype or fixed.dtype
     radius = 1 if star else radius
     offsets = star_offsets(d) if star else search_offsets(radius, d)
@@ -110,7 +112,10 @@ def _weighted_cost(
     for name, weight in weights.items():
         if name == "lncc":
             continue
-        part = channelwise_cost(fixed, moving, offsets, name, boundary, dtype, weight)
+        f, m, of_voxels = fixed, moving, name
+        if name == "mind":
+            f, m, of_voxels = descriptors_of_channels(f), descriptors_of_channels(m), "l1"
+        part = channelwise_cost(f, m, offsets, of_voxels, boundary, dtype, weight)
         cost = part if cost is None else added(cost, part)
     if "lncc" in weights:
         how = (offsets, boundary, dtype, weights["lncc"])

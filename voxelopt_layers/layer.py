@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ from voxelopt_layers.arguments import check_inputs
 from voxelopt_layers.assignment import Assignment
 from voxelopt_layers.cost_volume import (
     Dissimilarity,
-    check_dissimilarity,
+    checked_dissimilarity,
     cost_volume,
     match_in_one_pass,
 )
@@ -54,8 +54,9 @@ class VoxelOptLayer(nn.Module):
         cost_filtering: False leaves the cost volume unfiltered.
         filter_radius: taps of the Gaussian on each side.
         filter_passes: how often each filtering goes through the axes.
-        dissimilarity: ``"l1"``, ``"l2"``, ``"cosine"``, ``"ncc"``, ``"lncc"``, weights of several,
-            or a function, see `cost_volume`.
+        dissimilarity: ``"l1"``, ``"l2"``, ``"cosine"``, ``"ncc"``, ``"lncc"``, ``"mind"``, weights
+            of several, or a function, see `cost_volume`.
+        coarse_dissimilarity: that of all levels but the last, where it is another one.
         assignment: ``"hard"``, ``"soft"`` or ``"straight_through"``, see `assign`.
         temperature: of the soft assignment, in units of cost.
         ties: what becomes of offsets that share the least energy, see `assign`.
@@ -108,6 +109,7 @@ class VoxelOptLayer(nn.Module):
         filter_radius: int = 3,
         filter_passes: int = 1,
         dissimilarity: Dissimilarity = "l1",
+        coarse_dissimilarity: Dissimilarity | None = None,
         assignment: Assignment = "soft",
         temperature: float = 0.003,
         ties: Literal["mean", "sum"] = "mean",
@@ -135,16 +137,17 @@ class VoxelOptLayer(nn.Module):
             )
         if not 1 <= search_radius <= 5:
             raise ValueError(f"search_radius must be from 1 to 5 voxels, got {search_radius}")
-        check_dissimilarity(dissimilarity)
         if cost_dtype not in (None, "float16", "bfloat16"):
             raise ValueError(
                 f"cost_dtype must be 'float16', 'bfloat16' or None, got {cost_dtype!r}"
             )
         self.levels = levels
         self.search_radius = search_radius
-        # A copy: the weights of a preset are the same for all its layers.
-        self.dissimilarity: Dissimilarity = (
-            dict(dissimilarity) if isinstance(dissimilarity, Mapping) else dissimilarity
+        self.dissimilarity: Dissimilarity = checked_dissimilarity(dissimilarity)
+        self.coarse_dissimilarity: Dissimilarity = (
+            self.dissimilarity
+            if coarse_dissimilarity is None
+            else checked_dissimilarity(coarse_dissimilarity)
         )
         self.integration_steps = integration_steps
         self.refinements = refinements
@@ -246,32 +249,10 @@ class VoxelOptLayer(nn.Module):
                 u, u_inverse = self._upsample(u, shape), self._upsample(u_inverse, shape)
                 start = self._upsample(initial, shape, exact=True)
                 (f, f_mask), (m, m_mask) = (pyramid[number] for pyramid in pyramids)
-                last = number == len(shapes) - 1
-                refinements = self.refinements if last else 0
-                velocities = []
-                entropy, sigma = None, None
-                for warp in range(self.warps_per_level + refinements):
-                    maps = (f, m, f_mask, m_mask, _compose(start, u))
-                    if warp < self.warps_per_level:
-                        cost, again, known = self._cost(*maps)
-                        # The last volume is the first that the backward pass needs: it may stay.
-                        keep = last and warp == self.warps_per_level - 1
-                        solved = self.solver(cost, None if keep else again, known)
-                        del cost
-                        velocity, entropy = (x.to(dtype) for x in solved)
-                        squarings = self.integration_steps
-                    else:
-                        assert u is not None and entropy is not None  # there was a whole volume
-                        sigma = self.solver.sigma(entropy) if sigma is None else sigma
-                        velocity = self.solver.refine(self._cost(*maps, star=True)[0], sigma, u)
-                        squarings = min(self.integration_steps, SQUARINGS)
-                    velocities.append(velocity)
-                    u = _compose(u, exponentiate(velocity, squarings))
-                    if inverse:
-                        backward = exponentiate(-velocity, squarings)
-                        u_inverse = _compose(backward, u_inverse)
-                assert u is not None and entropy is not None
-                levels.append(Level(tuple(velocities), u, entropy))
+                maps, last = ((f, m), (f_mask, m_mask)), number == len(shapes) - 1
+                level, u_inverse = self._solve_level(*maps, start, u, u_inverse, last, inverse)
+                u = level.displacement
+                levels.append(level)
                 if progress is not None:
                     progress(number + 1)
             assert u is not None
@@ -280,6 +261,41 @@ class VoxelOptLayer(nn.Module):
                 u_inverse = None if u_inverse is None else compose(u_inverse, invert(initial))
         return Solution(u, u_inverse, tuple(levels))
 
+    def _solve_level(
+        self,
+        features: tuple[Tensor, Tensor],
+        masks: tuple[Tensor | None, Tensor | None],
+        start: Tensor | None,
+        u: Tensor | None,
+        u_inverse: Tensor | None,
+        last: bool,
+        inverse: bool,
+    ) -> tuple[Level, Tensor | None]:
+        """The warps of one level, from the displacement before it and its inverse."""
+        dissimilarity = self.dissimilarity if last else self.coarse_dissimilarity
+        velocities, entropy, sigma = [], None, None
+        for warp in range(self.warps_per_level + (self.refinements if last else 0)):
+            cost_of = partial(self._cost, *features, *masks, _compose(start, u), dissimilarity)
+            if warp < self.warps_per_level:
+                cost, again, known = cost_of()
+                # The last volume is the first that the backward pass needs: it may stay.
+                keep = last and warp == self.warps_per_level - 1
+                solved = self.solver(cost, None if keep else again, known)
+                del cost
+                velocity, entropy = (x.to(features[0].dtype) for x in solved)
+                squarings = self.integration_steps
+            else:
+                assert u is not None and entropy is not None  # there was a whole volume
+                sigma = self.solver.sigma(entropy) if sigma is None else sigma
+                velocity = self.solver.refine(cost_of(star=True)[0], sigma, u)
+                squarings = min(self.integration_steps, SQUARINGS)
+            velocities.append(velocity)
+            u = _compose(u, exponentiate(velocity, squarings))
+            if inverse:
+                u_inverse = _compose(exponentiate(-velocity, squarings), u_inverse)
+        assert u is not None and entropy is not None
+        return Level(tuple(velocities), u, entropy), u_inverse
+
     def _cost(
         self,
         fixed: Tensor,
@@ -287,6 +303,7 @@ class VoxelOptLayer(nn.Module):
         fixed_mask: Tensor | None,
         moving_mask: Tensor | None,
         displacement: Tensor | None,
+        dissimilarity: Dissimilarity,
         star: bool = False,
     ) -> tuple[Tensor, Callable[[], Tensor] | None, Tensor | None]:
         """Cost volume of one warp, or a star of it, and what is known of it.
@@ -300,7 +317,7 @@ class VoxelOptLayer(nn.Module):
         masked = fixed_mask is not None or moving_mask is not None
         if not (masked or star or self._learns(fixed, moving)):
             matched = match_in_one_pass(
-                fixed, moving, self.search_radius, self.dissimilarity, self.boundary,
+                fixed, moving, self.search_radius, dissimilarity, self.boundary,
                 self.cost_dtype, self.solver.value("beta"), self.solver.probability_floor,
             )  # fmt: skip
             if matched is not None:
@@ -311,7 +328,7 @@ class VoxelOptLayer(nn.Module):
             fixed.contiguous(),
             moving.contiguous(),
             self.search_radius,
-            self.dissimilarity,
+            dissimilarity,
             self.boundary,
             fixed_mask,
             moving_mask,
@@ -320,7 +337,7 @@ class VoxelOptLayer(nn.Module):
         )
         cost = make()
         # A function of the user's may be random: it is called once.
-        again = cost.requires_grad and not callable(self.dissimilarity)
+        again = cost.requires_grad and not callable(dissimilarity)
         return cost, make if again else None, None
 
     def _learns(self, *tensors: Tensor) -> bool:

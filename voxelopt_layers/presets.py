@@ -9,10 +9,12 @@ _RELEASED_COUPLINGS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 # What differs from the defaults of `VoxelOptLayer`; see its docstring for the keywords.
 PRESETS: dict[str, dict[str, Any]] = {
     # For images without features, in [0, 1]: what is matched is their patches, and at a fifth level
-    # those would be as large as the body.
+    # those would be as large as the body. Coarse structure is told by self-similarity, whatever
+    # the contrast; where it ends exactly, by correlation.
     "intensity": {
         "levels": 4,
         "dissimilarity": {"lncc": 1.0, "l1": 1.0},
+        "coarse_dissimilarity": {"mind": 1.5, "l1": 1.0},
         "theta": (150.0, 50.0, 15.0, 5.0, 1.5),
         "alpha": 5.0,
         "sigma_smoothing": 1.0,

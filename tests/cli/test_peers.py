@@ -80,7 +80,7 @@ def test_the_pair_made_here_and_what_a_tool_is_given(run, tool, pair, monkeypatc
     code, out, _ = run(*PEERS, "--preset", "paper")
     assert code == 0 and "phantom 1 and phantom 0" in flat(out)
     given = seen()
-    assert given["threads"] == 3 and given["options"] == {"preset": "paper"}
+    assert given["threads"] == 3 and given["options"] == {"preset": "paper", "settings": {}}
     assert given["OMP_NUM_THREADS"] == given["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] == "3"
     assert pair.fixed.data.min() < CT_WINDOW[0] == given["range"][0]
     assert not peers.Path(given["TMPDIR"]).exists()

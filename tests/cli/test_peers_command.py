@@ -193,6 +193,40 @@ def test_the_layer_itself_brings_a_known_warp_back(run, monkeypatch):
     assert after["seconds"] > 0 and after["peak_mb"] > 50
 
 
+def test_rows_with_one_setting_changed(run, tools, monkeypatch):
+    tools["voxelopt, raw"] = TOOLS["voxelopt, raw"]
+    changes = ["refinements=0", "theta=[5, 1]", "preset=paper", "preset=null"]
+    command = ["peers", "-o", "out", "--phantom", "--count", "1", "--tools", "unsteady", "--vary"]
+    seen = []
+
+    def spy(tool, options, threads, images):
+        seen.append((tool, options))
+        return "not run"
+
+    monkeypatch.setattr(peers, "_in_process", spy)
+    assert run(*command, *changes)[0] == 0
+    assert seen[1:] == [
+        ("voxelopt, raw", {"preset": "intensity", "settings": {"refinements": 0}}),
+        ("voxelopt, raw", {"preset": "intensity", "settings": {"theta": [5, 1]}}),
+        ("voxelopt, raw", {"preset": "paper", "settings": {}}),
+        ("voxelopt, raw", {"preset": None, "settings": {}}),
+    ]
+    found = strict_json("out/peers.json")["tools"]
+    assert list(found) == ["unsteady", *(f"voxelopt, raw, {change}" for change in changes)]
+    assert found["voxelopt, raw, refinements=0"]["settings"] == (
+        "raw intensities, preset intensity, refinements 0"
+    )
+
+
+def test_a_changed_setting_changes_the_field(pair):
+    with peers.pair_files(pair) as images:
+        rows = [
+            peers.measure_tool(pair, peers.Entry("voxelopt, raw", "intensity", settings), images, 1)
+            for settings in ({}, {"refinements": 0})
+        ]
+    assert rows[0]["dice"] != rows[1]["dice"]
+
+
 def test_a_known_warp_is_one_in_mm_on_any_voxels(pair):
     grid = pair.fixed.grid
     for name, image in (("a", pair.fixed), ("b", pair.fixed_labels)):
@@ -274,6 +308,11 @@ def test_pairs_of_a_prepared_folder(run, tools):
         ([*SCAN[:2], "far.nii"], "far.nii does not lie on the grid of fixed.nii.gz"),
         (["--known-warp", "flat.nii", "flat.nii"], "flat.nii: shape (40, 32, 1) leaves no room"),
         (["--known-warp", "fixed.nii.gz", "zero.nii.gz"], "the labels are 0 everywhere"),
+        (["--vary", "refinements"], '--vary "refinements": expected KEY=VALUE'),
+        (["--vary", "speed=2"], '--vary "speed=2": the layer has no setting of this name'),
+        (["--vary", "preset=best"], "preset must be one of ['intensity', 'paper', 'released']"),
+        (["--vary", "refinements=-1"], "refinements and integration_steps at least 0"),
+        (["--vary", "theta=[1"], '--vary "theta=[1": '),
         (["--data", "nowhere"], "nowhere: no such file; voxelopt prepare makes it"),
     ],
 )

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -25,6 +25,8 @@ from nibabel.nifti1 import Nifti1Image
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
+    from voxelopt_layers import VoxelOptLayer
+
 Found = tuple[np.ndarray, float]
 _DEMONS = ((4, 50), (2, 50), (1, 25))  # shrink factor and iterations of each resolution
 _SYN_ITERATIONS = (100, 70, 50, 20)
@@ -32,23 +34,35 @@ _GREEDY = "-m NCC 2x2x2 -n 100x50x10"
 
 
 def voxelopt_layer(
-    fixed: Path, moving: Path, threads: int, features: str, preset: str | None = None
+    fixed: Path,
+    moving: Path,
+    threads: int,
+    features: str,
+    preset: str | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> Found:
-    """The layer, on features ``"raw"`` or ``"mind"``."""
+    """The layer, on features ``"raw"`` or ``"mind"``; ``settings`` are keywords of it."""
     import torch
 
-    from voxelopt_layers import VoxelOptLayer, native
+    from voxelopt_layers import native
     from voxelopt_models import MINDSSC, RawIntensity, RegistrationNet
 
     torch.set_num_threads(threads)
     native.available()  # compiled before the clock runs
-    layer = VoxelOptLayer.from_preset(preset) if preset else VoxelOptLayer()
+    layer = configured_layer(preset, settings or {})
     net = RegistrationNet(RawIntensity() if features == "raw" else MINDSSC(), layer).eval()
     images = [torch.from_numpy(_array(path))[None, None] for path in (fixed, moving)]
     start = time.perf_counter()
     with torch.no_grad():
         u = net(*images)
     return u.numpy(), time.perf_counter() - start
+
+
+def configured_layer(preset: str | None, settings: Mapping[str, Any]) -> VoxelOptLayer:
+    """The layer with a preset, or its defaults, and single settings changed."""
+    from voxelopt_layers import VoxelOptLayer
+
+    return VoxelOptLayer.from_preset(preset, **settings) if preset else VoxelOptLayer(**settings)
 
 
 def convex_adam(fixed: Path, moving: Path, threads: int) -> Found:

@@ -29,7 +29,7 @@ from torch import Tensor
 import voxelopt_layers
 from voxelopt_layers import warp
 from voxelopt_train.benchmark import peer_tools
-from voxelopt_train.benchmark.peer_tools import TOOLS, Tool
+from voxelopt_train.benchmark.peer_tools import TOOLS
 from voxelopt_train.files import plain
 from voxelopt_train.images import write_nifti
 from voxelopt_train.metrics import evaluate
@@ -48,6 +48,14 @@ class Run(NamedTuple):
     peak_mb: float
 
 
+class Entry(NamedTuple):
+    """What makes a row: a tool and, if that is the layer, its preset and what differs from it."""
+
+    tool: str
+    preset: str | None = None
+    settings: Mapping[str, Any] = {}
+
+
 def compare_tools(
     pair: Pair, preset: str | None, progress: Callable[[str], None]
 ) -> dict[str, Any]:
@@ -62,12 +70,12 @@ def compare_tools(
         The pair, the threads, a row of measures or ``{"failed": sentence}`` for each tool, and the
         packages of those that are not installed; all of it for JSON.
     """
-    there, threads = installed(), torch.get_num_threads()
+    there, threads = entries(preset), torch.get_num_threads()
     rows = {"before": measures(pair, None)}
     with pair_files(pair) as folder:
-        for name in there:
+        for name, entry in there.items():
             progress(name)
-            rows[name] = measure_tool(pair, name, folder, threads, preset)
+            rows[name] = measure_tool(pair, entry, folder, threads)
     grid = pair.fixed.grid
     return {
         "fixed": pair.fixed.name,
@@ -81,9 +89,13 @@ def compare_tools(
     }
 
 
-def installed() -> dict[str, Tool]:
-    """Those of `TOOLS` that can run here."""
-    return {name: tool for name, tool in TOOLS.items() if not tool.module or _found(tool.module)}
+def entries(preset: str | None = None) -> dict[str, Entry]:
+    """Those of `TOOLS` that can run here; the layer with this preset, or its features' best."""
+    return {
+        name: Entry(name, None if tool.module else preset or tool.preset)
+        for name, tool in TOOLS.items()
+        if not tool.module or _found(tool.module)
+    }
 
 
 def packages_without(there: Container[str]) -> dict[str, str]:
@@ -106,27 +118,26 @@ def pair_files(pair: Pair) -> Iterator[Path]:
         yield folder
 
 
-def made_by(name: str, preset: str | None = None) -> dict[str, str]:
+def made_by(entry: Entry) -> dict[str, str]:
     """Version and settings of a tool."""
-    tool = TOOLS[name]
+    tool = TOOLS[entry.tool]
     release = version(tool.package) if tool.package else voxelopt_layers.__version__
-    used = tool.preset if tool.module or preset is None else preset
-    return {"version": release, "settings": tool.settings + f", preset {used}" * bool(used)}
+    settings = [tool.settings, *[f"preset {entry.preset}"] * bool(entry.preset)]
+    settings += [f"{key} {value}" for key, value in entry.settings.items()]
+    return {"version": release, "settings": ", ".join(settings)}
 
 
-def measure_tool(
-    pair: Pair, name: str, folder: Path, threads: int, preset: str | None = None
-) -> dict[str, Any]:
+def measure_tool(pair: Pair, entry: Entry, folder: Path, threads: int) -> dict[str, Any]:
     """Register the pair, whose files are in ``folder``, with one tool.
 
     Returns:
         Its version and settings, and its measures or ``{"failed": sentence}``; for JSON.
     """
-    tool = TOOLS[name]
-    options = {} if tool.module else {"preset": preset or tool.preset}
-    run = _in_process(name, options, threads, folder)
+    layer = not TOOLS[entry.tool].module
+    options = {"preset": entry.preset, "settings": dict(entry.settings)} if layer else {}
+    run = _in_process(entry.tool, options, threads, folder)
     row = {"failed": run} if isinstance(run, str) else measures(pair, run)
-    return {**made_by(name, preset), **row}
+    return {**made_by(entry), **row}
 
 
 def _in_process(name: str, options: dict[str, Any], threads: int, folder: Path) -> Run | str:

@@ -5,17 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 import voxelopt_layers
+from voxelopt_layers import VoxelOptLayer
 from voxelopt_train.benchmark.peer_pairs import MAGNITUDES_MM, pair_sets
+from voxelopt_train.benchmark.peer_tools import TOOLS, configured_layer
 from voxelopt_train.benchmark.peers import (
-    installed,
+    Entry,
+    entries,
     made_by,
     measure_tool,
     measures,
@@ -27,6 +32,8 @@ from voxelopt_train.commands import progress_bar
 from voxelopt_train.errors import InputError
 from voxelopt_train.files import atomic_output, check_writable
 from voxelopt_train.phantom import Pair
+
+_VARIED = "voxelopt, raw"
 
 
 def peers_parser() -> tuple[ArgumentParser, str]:
@@ -74,6 +81,15 @@ def peers_parser() -> tuple[ArgumentParser, str]:
         help="only these, as 'voxelopt, raw' greedy; default: all that are installed",
     )
     add(
+        "--vary",
+        type=str,
+        nargs="+",
+        metavar="KEY=VALUE",
+        default=[],
+        help="rows of the layer on raw intensities with one setting changed, as refinements=0, "
+        "or another preset, as preset=paper (preset=null: the layer's defaults)",
+    )
+    add(
         "--window",
         type=float,
         nargs=2,
@@ -85,16 +101,17 @@ def peers_parser() -> tuple[ArgumentParser, str]:
 
 def run_peers(options: Namespace) -> None:
     """Register every pair with every tool; print the tables and write them."""
-    output, there = Path(options.output), installed()
+    output, there = Path(options.output), entries()
     check_writable(output / "results")
-    tools = _chosen(options.tools, list(there))
+    tools = {name: there[name] for name in _chosen(options.tools, list(there))}
+    tools |= dict(_varied(text) for text in options.vary)
     sets = pair_sets(options)
     results: dict[str, Any] = {
         "voxelopt": voxelopt_layers.__version__,
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "protocol": "voxelopt",
-        "tools": {tool: made_by(tool) for tool in tools},
+        "tools": {name: made_by(entry) for name, entry in tools.items()},
         "not_installed": packages_without(there),
         "sets": {},
     }
@@ -124,6 +141,25 @@ def _chosen(names: Sequence[str] | None, there: list[str]) -> list[str]:
     return [tool for tool in there if tool.lower() in {name.lower() for name in names}]
 
 
+def _varied(text: str) -> tuple[str, Entry]:
+    """Name and entry of a row of ``--vary``; InputError if the layer cannot be set so."""
+    key, equals, value = (part.strip() for part in text.partition("="))
+    if not equals:
+        raise InputError(f'--vary "{text}": expected KEY=VALUE')
+    if key != "preset" and key not in signature(VoxelOptLayer).parameters:
+        raise InputError(f'--vary "{text}": the layer has no setting of this name')
+    try:
+        changed = yaml.safe_load(value)
+        if key == "preset":
+            entry = Entry(_VARIED, changed)
+        else:
+            entry = Entry(_VARIED, TOOLS[_VARIED].preset, {key: changed})
+        configured_layer(entry.preset, entry.settings)
+    except (TypeError, ValueError, yaml.YAMLError) as error:
+        raise InputError(f'--vary "{text}": {error}') from error
+    return f"{_VARIED}, {key}={value}", entry
+
+
 def _describe(make: Callable[[], Pair], stage: Callable[[str], None]) -> dict[str, Any]:
     """What the tables say of a pair, and a digest of all that it holds."""
     stage("checking the pairs")
@@ -146,14 +182,14 @@ def _describe(make: Callable[[], Pair], stage: Callable[[str], None]) -> dict[st
 def _rows(
     make: Callable[[], Pair],
     sha256: str,
-    tools: Sequence[str],
+    tools: Mapping[str, Entry],
     folder: Path,
     stage: Callable[[str], None],
 ) -> Rows:
     """The measures of each tool on one pair: as they were kept in ``folder``, or made now."""
     threads = torch.get_num_threads()
     same = {"voxelopt": voxelopt_layers.__version__, "threads": threads, "pair": sha256}
-    made_of = {BEFORE: same, **{tool: {**same, **made_by(tool)} for tool in tools}}
+    made_of = {BEFORE: same, **{name: {**same, **made_by(tools[name])} for name in tools}}
     files = {name: folder / f"{re.sub('[^a-z0-9]+', '_', name.lower())}.json" for name in made_of}
     rows = {name: kept for name in made_of if (kept := _kept(files[name], made_of[name]))}
     if len(rows) == len(made_of):
@@ -163,9 +199,11 @@ def _rows(
         for name in made_of:
             stage(f"{folder.parent.name}, pair {folder.name}, {name}")
             if name not in rows:
-                before = name == BEFORE
-                row = measures(pair, None) if before else measure_tool(pair, name, images, threads)
-                rows[name] = row
+                rows[name] = row = (
+                    measures(pair, None)
+                    if name == BEFORE
+                    else measure_tool(pair, tools[name], images, threads)
+                )
                 if "failed" not in row:  # what failed is tried again
                     _keep(files[name], {"made_of": made_of[name], "row": row})
     return {name: rows[name] for name in made_of}
