@@ -27,8 +27,9 @@ def checked_dissimilarity(dissimilarity: Dissimilarity) -> Dissimilarity:
     """The same, weights as a copy of their own; ValueError if it is none."""
     if callable(dissimilarity):
         return dissimilarity
-    weights = dict(dissimilarity) if isinstance(dissimilarity, Mapping) else {dissimilarity: 1.0}
-    if not weights or not all(name in DISSIMILARITIES for name in weights):
+    weights = dict(dissimilarity) if isinstance(dissimilarity, Mapping) else {}
+    names = list(weights) if isinstance(dissimilarity, Mapping) else [dissimilarity]
+    if not names or not all(name in DISSIMILARITIES for name in names):
         raise ValueError(
             f"dissimilarity must be one of {DISSIMILARITIES}, weights of several, or a function, "
             f"got {dissimilarity!r}"

@@ -47,8 +47,9 @@ def feature_pyramid(
             features = resize(features, shape, align_corners)
         else:
             weighted = resize(features * mask, shape, align_corners)
+            features = resize(features, shape, align_corners)
             mask = resize(mask, shape, align_corners)
-            features = _unweight(weighted, mask)
+            features = _known(weighted, mask, features)
         pyramid.insert(0, (features, mask))
     return pyramid
 
@@ -60,10 +61,14 @@ def warp_features(
     if mask is None:
         return warp(features, displacement, boundary=boundary), None
     weighted = warp(features * mask, displacement, boundary=boundary)
+    features = warp(features, displacement, boundary=boundary)
     mask = warp(mask, displacement, boundary="border")
-    return _unweight(weighted, mask), mask
+    return _known(weighted, mask, features), mask
 
 
-def _unweight(weighted: Tensor, mask: Tensor) -> Tensor:
-    """Features from their product with the mask; 0 where the mask is."""
-    return torch.where(mask > 0, weighted / mask.clamp_min(1e-6), 0.0)
+def _known(weighted: Tensor, mask: Tensor, features: Tensor) -> Tensor:
+    """Features from their product with the mask; where that is 0, as they are.
+
+    There they cost nothing themselves, but patches reach across: zeros would be an edge in them.
+    """
+    return torch.where(mask > 0, weighted / mask.clamp_min(1e-6), features)
