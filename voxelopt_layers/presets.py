@@ -13,9 +13,10 @@ PRESETS: dict[str, dict[str, Any]] = {
     # the contrast; where it ends exactly, by correlation.
     "intensity": {
         "levels": 4,
-        "dissimilarity": {"lncc": 1.0, "l1": 1.0},
+        "dissimilarity": {"lncc": 0.7, "l1": 1.0},
         "coarse_dissimilarity": {"mind": 1.5, "l1": 1.0},
         "theta": (150.0, 50.0, 15.0, 5.0, 1.5),
+        "beta": 0.06,
         "alpha": 5.0,
         "sigma_smoothing": 1.0,
         "filter_radius": 6,
