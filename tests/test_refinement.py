@@ -115,15 +115,14 @@ def test_gradients_reach_the_images_and_the_settings(gradient, shape, smooth_vel
 
 def test_the_preset_compiles_into_one_graph_with_gradients():
     fixed, moving = torch.rand(2, 1, 1, 12, 12)
-    layer = VoxelOptLayer.from_preset(
-        "intensity", levels=2, refinements=2, assignment="soft", temperature=0.1
-    )
+    few = {"levels": 2, "warps_per_level": 1, "refinements": 1, "theta": (5.0, 1.5)}
+    layer = VoxelOptLayer.from_preset("intensity", assignment="soft", temperature=0.1, **few)
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
     found = []
     for run in (layer, compiled):
         image = fixed.clone().requires_grad_()
         found.append(torch.autograd.grad(run(image, moving).square().sum(), image)[0])
-    torch.testing.assert_close(found[1], found[0], atol=1e-3, rtol=1e-2)
+    assert (found[1] - found[0]).norm() < 1e-3 * found[0].norm()
 
 
 def test_layers_do_not_share_the_weights_of_a_preset():
