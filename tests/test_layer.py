@@ -10,7 +10,7 @@ import torch
 from textures import pair, texture
 from voxelopt_layers import VoxelOptLayer, compose, jacobian_determinant, warp
 from voxelopt_layers.presets import PRESETS
-from voxelopt_layers.pyramid import pyramid_shapes
+from voxelopt_layers.pyramid import feature_pyramid, pyramid_shapes, warp_features
 
 
 @pytest.mark.parametrize("preset", [None, "paper", "released"])
@@ -219,6 +219,17 @@ def test_ties_in_flat_background_survive_rounding():
     assert (single - double)[..., :8].norm(dim=1).mean() < 0.05
 
 
+@pytest.mark.parametrize("shift", [0.0, 3e-7, 0.3, -0.6])
+def test_what_is_masked_leaves_no_edge(shift):
+    ones, mask = torch.ones(1, 1, 16, 16), torch.ones(1, 1, 16, 16)
+    mask[..., :8] = 0
+    features, warped = warp_features(ones, mask, torch.full((1, 2, 16, 16), shift), "border")
+    torch.testing.assert_close(features, ones)
+    assert warped is not None and warped.max() == 1 and warped.min() == 0
+    (coarse, _), _ = feature_pyramid(ones, mask, [(8, 8), (16, 16)])
+    torch.testing.assert_close(coarse, torch.ones(1, 1, 8, 8))
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -275,12 +286,14 @@ def test_coarse_levels_may_have_a_dissimilarity_of_their_own(smooth_velocity):
         ({"assignment": "soft", "learnable": ["gamma"]}, "'gamma' cannot be learned"),
         ({"filter_radius": 0}, "filter_radius"),
         ({"dissimilarity": "l3"}, "dissimilarity must be one of"),
-        ({"coarse_dissimilarity": {}}, "dissimilarity must be one of"),
-        ({"sigma_smoothing": -1.0}, "sigma_smoothing must be at least 0"),
+        ({"coarse_dissimilarity": {}}, "coarse_dissimilarity must be one of"),
+        ({"sigma_smoothing": -1.0}, "sigma_smoothing must be from 0 to 100"),
         ({"theta": 5.0}, "theta must be a sequence"),
-        ({"levels": 2.5}, "must be whole numbers"),
+        ({"levels": 2.5}, "levels must be a whole number"),
+        ({"filter_radius": 2.5}, "filter_radius must be a whole number from 1 to 100"),
+        ({"probability_floor": 1.5}, "probability_floor must lie in"),
         ({"refinements": -1}, "refinements and integration_steps at least 0"),
-        ({"dissimilarity": {"lncc": -1.0}}, "weights of dissimilarities must be numbers above 0"),
+        ({"dissimilarity": {"lncc": -1.0}}, "weights of dissimilarity must be numbers above 0"),
         ({"sigma_range": (0.5, 0.1)}, "sigma_range must go from low to high"),
         ({"learnable": "gamma"}, "'gamma' cannot be learned"),
     ],

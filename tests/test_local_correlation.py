@@ -135,10 +135,10 @@ def test_flat_patches_cost_the_same_everywhere_and_have_finite_gradients():
         ("mi", "dissimilarity must be one of"),
         ({"lncc": 1.0, "mi": 1.0}, "dissimilarity must be one of"),
         ({}, "dissimilarity must be one of"),
-        ({"lncc": "1"}, "weights of dissimilarities must be numbers"),
-        ({"lncc": float("inf")}, "weights of dissimilarities must be numbers"),
+        ({"lncc": "1"}, "weights of dissimilarity must be numbers"),
+        ({"lncc": float("inf")}, "weights of dissimilarity must be numbers"),
         (["l1"], "dissimilarity must be one of"),
-        ({"lncc": 0.0}, "weights of dissimilarities must be numbers above 0"),
+        ({"lncc": 0.0}, "weights of dissimilarity must be numbers above 0"),
     ],
 )
 def test_what_is_no_dissimilarity_is_named(dissimilarity, message):

@@ -23,22 +23,24 @@ DISSIMILARITIES: tuple[str, ...] = get_args(Named)
 Dissimilarity = Named | Mapping[str, float] | Callable[[Tensor, Tensor], Tensor]
 
 
-def checked_dissimilarity(dissimilarity: Dissimilarity) -> Dissimilarity:
-    """The same, weights as a copy of their own; ValueError if it is none."""
+def checked_dissimilarity(
+    dissimilarity: Dissimilarity, name: str = "dissimilarity"
+) -> Dissimilarity:
+    """The same, weights as a copy of their own; ValueError if it is none, by this name."""
     if callable(dissimilarity):
         return dissimilarity
     weights = dict(dissimilarity) if isinstance(dissimilarity, Mapping) else {}
-    names = list(weights) if isinstance(dissimilarity, Mapping) else [dissimilarity]
-    if not names or not all(name in DISSIMILARITIES for name in names):
+    chosen = list(weights) if isinstance(dissimilarity, Mapping) else [dissimilarity]
+    if not chosen or not all(one in DISSIMILARITIES for one in chosen):
         raise ValueError(
-            f"dissimilarity must be one of {DISSIMILARITIES}, weights of several, or a function, "
+            f"{name} must be one of {DISSIMILARITIES}, weights of several, or a function, "
             f"got {dissimilarity!r}"
         )
     for weight in weights.values():
         number = isinstance(weight, int | float) and not isinstance(weight, bool)
         if not number or not 0 < weight < math.inf:
             raise ValueError(
-                f"the weights of dissimilarities must be numbers above 0, got {dissimilarity!r}"
+                f"the weights of {name} must be numbers above 0, got {dissimilarity!r}"
             )
     return weights if isinstance(dissimilarity, Mapping) else dissimilarity
 
@@ -64,7 +66,8 @@ def cost_volume(
             difference; ``"cosine"``, 1 - cosine similarity of the feature vectors; ``"ncc"``, the
             same of vectors whose channel mean is taken off; ``"lncc"``, 1 - the correlation of
             the patches of 3 voxels a side, see `local_correlation_cost`; ``"mind"``, the mean
-            absolute difference of `descriptors_of_channels`, MIND-SSC; weights of several, such
+            absolute difference of `descriptors_of_channels`, MIND-SSC of patches that continue
+            with the border; weights of several, such
             as ``{"lncc": 1.0, "l1": 0.5}``; or a function that maps two ``(B, C, *spatial)`` to
             ``(B, *spatial)``. Two feature vectors of length 0 have cosine and NCC cost 0.
         boundary: features beyond the volume are 0 (``"zeros"``) or repeat (``"border"``).

@@ -51,7 +51,7 @@ class VoxelOptLayer(nn.Module):
             message passing ends nowhere abruptly; 0 leaves them as they are.
         probability_floor: least probability in the entropy.
         adaptive: False gives each voxel the filter of the weakest signal.
-        cost_filtering: False leaves the cost volume unfiltered.
+        cost_filtering: False leaves the cost volume unfiltered, not the few costs of refinements.
         filter_radius: taps of the Gaussian on each side.
         filter_passes: how often each filtering goes through the axes.
         dissimilarity: ``"l1"``, ``"l2"``, ``"cosine"``, ``"ncc"``, ``"lncc"``, ``"mind"``, weights
@@ -62,7 +62,8 @@ class VoxelOptLayer(nn.Module):
         ties: what becomes of offsets that share the least energy, see `assign`.
         gradient: ``"unrolled"`` keeps what autograd asks for; ``"checkpointed"`` has the same
             gradients for less memory (far less without kernels) and some recomputation;
-            ``"truncated"`` differentiates the last coordinate-descent step of each warp alone.
+            ``"truncated"`` differentiates the last coordinate-descent step of each warp alone,
+            and refinements.
         learnable: names among theta, beta, alpha and temperature to be trained, or True for all
             that the settings use.
         integration_steps: squarings of `exponentiate`.
@@ -124,12 +125,16 @@ class VoxelOptLayer(nn.Module):
         cost_dtype: Literal["float16", "bfloat16"] | None = None,
     ) -> None:
         super().__init__()
-        counts = (levels, search_radius, warps_per_level, refinements, integration_steps)
-        if not all(isinstance(count, int) for count in counts):
-            raise ValueError(
-                "levels, search_radius, warps_per_level, refinements and integration_steps must "
-                f"be whole numbers, got {counts}"
-            )
+        counts = {
+            "levels": levels,
+            "search_radius": search_radius,
+            "warps_per_level": warps_per_level,
+            "refinements": refinements,
+            "integration_steps": integration_steps,
+        }
+        for name, count in counts.items():
+            if not isinstance(count, int) or isinstance(count, bool):
+                raise ValueError(f"{name} must be a whole number, got {count!r}")
         if min(levels, warps_per_level) < 1 or min(refinements, integration_steps) < 0:
             raise ValueError(
                 "levels and warps_per_level must be at least 1, refinements and "
@@ -147,7 +152,7 @@ class VoxelOptLayer(nn.Module):
         self.coarse_dissimilarity: Dissimilarity = (
             self.dissimilarity
             if coarse_dissimilarity is None
-            else checked_dissimilarity(coarse_dissimilarity)
+            else checked_dissimilarity(coarse_dissimilarity, "coarse_dissimilarity")
         )
         self.integration_steps = integration_steps
         self.refinements = refinements
@@ -215,7 +220,8 @@ class VoxelOptLayer(nn.Module):
             fixed: features ``(B, C, *spatial)``, spatial 2-D or 3-D.
             moving: features of the same shape.
             fixed_mask: ``(B, 1, *spatial)`` in [0, 1]; 0 where the fixed image says nothing: no
-                signal at all, as the entropy goes.
+                signal at all, as the entropy goes. Patches (``"lncc"``, ``"mind"``) reach 1 and 2
+                voxels of their level across its border, to whatever finite features are there.
             moving_mask: the same for the moving image.
             initial_displacement: ``(B, d, *spatial)`` in voxels, to start from; its own inverse is
                 that of `invert`.
@@ -356,8 +362,10 @@ class VoxelOptLayer(nn.Module):
     def extra_repr(self) -> str:
         return (
             f"levels={self.levels}, search_radius={self.search_radius}, "
-            f"dissimilarity={self.dissimilarity!r}, assignment={self.solver.assignment!r}, "
-            f"gradient={self.solver.gradient!r}, warps_per_level={self.warps_per_level}"
+            f"dissimilarity={self.dissimilarity!r}, "
+            f"coarse_dissimilarity={self.coarse_dissimilarity!r}, "
+            f"assignment={self.solver.assignment!r}, gradient={self.solver.gradient!r}, "
+            f"warps_per_level={self.warps_per_level}, refinements={self.refinements}"
         )
 
 

@@ -8,9 +8,9 @@ _RELEASED_COUPLINGS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 
 # What differs from the defaults of `VoxelOptLayer`; see its docstring for the keywords.
 PRESETS: dict[str, dict[str, Any]] = {
-    # For images without features, in [0, 1]. Coarse structure is told by self-similarity, whatever
-    # the contrast, where it ends exactly by the correlation of patches. At a fifth level patches
-    # would be as large as the body.
+    # For images without features, in [0, 1]. Self-similarity finds what belongs together whatever
+    # the contrast, and the correlation of patches, at the finest level, its exact place. At a fifth
+    # level patches would be as large as the body.
     "intensity": {
         "levels": 4,
         "dissimilarity": {"lncc": 0.7, "l1": 1.0},

@@ -11,6 +11,8 @@ from voxelopt_layers.displacement import Boundary, resize, warp
 
 # No axis is halved to fewer voxels than this.
 _SHORTEST_AXIS = 4
+# A mask of less is the rounding of interpolation weights.
+_LEAST_KNOWN = 1e-3
 
 
 def pyramid_shapes(spatial: Sequence[int], levels: int) -> list[tuple[int, ...]]:
@@ -30,7 +32,7 @@ def feature_pyramid(
 ) -> list[tuple[Tensor, Tensor | None]]:
     """Features and masks of all levels, each the linear halving of the next.
 
-    What is masked has no part in the averages that a coarser level is made of.
+    What is masked has no part in the averages that a coarser level is made of, unless all is.
 
     Args:
         features: ``(B, C, *spatial)``.
@@ -67,8 +69,8 @@ def warp_features(
 
 
 def _known(weighted: Tensor, mask: Tensor, features: Tensor) -> Tensor:
-    """Features from their product with the mask; where that is 0, as they are.
+    """Features from their product with the mask; where nothing is known, as they are.
 
     There they cost nothing themselves, but patches reach across: zeros would be an edge in them.
     """
-    return torch.where(mask > 0, weighted / mask.clamp_min(1e-6), features)
+    return torch.where(mask > _LEAST_KNOWN, weighted / mask.clamp_min(_LEAST_KNOWN), features)

@@ -25,8 +25,7 @@ def mind_ssc(image: Tensor, radius: int = 2, dilation: int = 2) -> Tensor:
         dilation: distance of the neighbours, in voxels.
 
     Returns:
-        ``(B, 12, *spatial)`` or ``(B, 4, *spatial)`` in (0, 1],
-        float32 at least.
+        ``(B, 12, *spatial)`` or ``(B, 4, *spatial)`` in (0, 1], float32 at least.
 
     Raises:
         ValueError: the image has another number of channels or axes.

@@ -29,6 +29,7 @@ from voxelopt_layers.message_passing import (
 from voxelopt_layers.refinement import elastic_velocity, subvoxel_step
 
 GradientMode = Literal["unrolled", "checkpointed", "truncated"]
+_WIDEST = 100
 LEARNABLE = ("theta", "beta", "alpha", "temperature")
 
 
@@ -99,15 +100,20 @@ class CoordinateDescent(nn.Module):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
         low, high = self.sigma_range or (0.0, 0.0)
-        if not 0 <= low <= high or not 0 <= self.probability_floor < 1:
+        if not 0 <= low <= high:
+            raise ValueError("sigma_range must go from low to high, at least 0")
+        if not 0 <= self.probability_floor < 1:
+            raise ValueError(f"probability_floor must lie in [0, 1), got {self.probability_floor}")
+        if not 0 <= self.sigma_smoothing <= _WIDEST:
             raise ValueError(
-                "sigma_range must go from low to high, at least 0, and probability_floor must lie "
-                "in [0, 1)"
+                f"sigma_smoothing must be from 0 to {_WIDEST} voxels, got {self.sigma_smoothing}"
             )
-        if not 0 <= self.sigma_smoothing < math.inf:
-            raise ValueError(f"sigma_smoothing must be at least 0, got {self.sigma_smoothing}")
-        if self.filter_radius < 1 or self.filter_passes < 1:
-            raise ValueError("filter_radius and filter_passes must be at least 1")
+        for name in ("filter_radius", "filter_passes"):
+            number = getattr(self, name)
+            if not isinstance(number, int) or not 1 <= number <= _WIDEST:
+                raise ValueError(
+                    f"{name} must be a whole number from 1 to {_WIDEST}, got {number!r}"
+                )
 
     def _learnable_names(self, learnable: bool | Sequence[str]) -> Sequence[str]:
         """The parameters to learn: those asked for, or (True) all that the settings use."""

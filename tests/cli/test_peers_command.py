@@ -310,13 +310,20 @@ def test_pairs_of_a_prepared_folder(run, tools):
         (["--known-warp", "fixed.nii.gz", "zero.nii.gz"], "the labels are 0 everywhere"),
         (["--vary", "refinements"], '--vary "refinements": expected KEY=VALUE'),
         (["--vary", "speed=2"], '--vary "speed=2": the layer has no setting of this name'),
-        (["--vary", "preset=best"], "preset must be one of ['intensity', 'paper', 'released']"),
-        (["--vary", "refinements=-1"], "refinements and integration_steps at least 0"),
-        (["--vary", "theta=[1"], '--vary "theta=[1": '),
+        (["--vary", "preset=best"], "expected null or one of intensity, paper, released"),
+        (["--vary", "preset=no"], "expected null or one of intensity, paper, released"),
+        (["--vary", "refinements=-1"], "--vary: levels and warps_per_level must be at least 1"),
+        (["--vary", "refinements=two"], "--vary.refinements: expected a whole number, got two"),
+        (["--vary", "upsampling_scale=2020-01-01"], "--vary.upsampling_scale: expected a number"),
+        (["--vary", "filter_radius=2.5"], "--vary.filter_radius: expected a whole number"),
+        (["--vary", "sigma_smoothing=1000"], "sigma_smoothing must be from 0 to 100 voxels"),
+        (["--vary", "alpha=4", "alpha=4"], '--vary "alpha=4" is given twice'),
+        (["--vary", "theta=[1"], '--vary "theta=[1": [1 is no value, as YAML goes'),
         (["--data", "nowhere"], "nowhere: no such file; voxelopt prepare makes it"),
     ],
 )
 def test_bad_input(refused, tools, options, expected, pair):
+    tools["voxelopt, raw"] = TOOLS["voxelopt, raw"]
     far = AFFINE.copy()
     far[0, 3] = 100.0
     labels = pair.fixed_labels.data.numpy()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from jsonargparse import ArgumentParser, Namespace
@@ -122,14 +123,24 @@ def _register_and_save(
 def _layer(options: Namespace) -> VoxelOptLayer:
     """The preset with single settings changed, each of them checked against its type."""
     preset = PRESETS[options.preset] if options.preset else best_settings(options.features)
-    settings = {**preset, **options.layer}
+    return VoxelOptLayer(**checked_settings({**preset, **options.layer}, "layer"))
+
+
+def checked_settings(settings: Mapping[str, Any], option: str) -> Namespace:
+    """All keywords of the layer, each as its type asks.
+
+    Raises:
+        ArgumentError: a value is of another type; its key is named as one of ``option``.
+        InputError: a value is out of its range.
+    """
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(VoxelOptLayer, "layer")
-    settings = parser.parse_object({"layer": settings}).layer
+    parser.add_class_arguments(VoxelOptLayer, option)
+    parsed = parser.parse_object({option: dict(settings)})[option]
     try:
-        return VoxelOptLayer(**settings)
+        VoxelOptLayer(**parsed)
     except ValueError as error:
-        raise InputError(f"--layer: {error}") from error
+        raise InputError(f"--{option}: {error}") from error
+    return parsed
 
 
 def torch_device(name: str) -> torch.device:

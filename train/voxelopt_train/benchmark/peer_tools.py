@@ -1,4 +1,4 @@
-"""The tools of ``voxelopt benchmark --peers``, one registration in a process of its own.
+"""The tools of ``voxelopt benchmark --peers`` and of ``peers``, each in a process of its own.
 
 Each function registers two NIfTI files on one grid from the identity, with the settings that its
 entry in `TOOLS` tells, and returns the displacement ``(1, 3, *spatial)`` in voxels of that grid,
@@ -25,8 +25,6 @@ from nibabel.nifti1 import Nifti1Image
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
-    from voxelopt_layers import VoxelOptLayer
-
 Found = tuple[np.ndarray, float]
 _DEMONS = ((4, 50), (2, 50), (1, 25))  # shrink factor and iterations of each resolution
 _SYN_ITERATIONS = (100, 70, 50, 20)
@@ -44,25 +42,19 @@ def voxelopt_layer(
     """The layer, on features ``"raw"`` or ``"mind"``; ``settings`` are keywords of it."""
     import torch
 
-    from voxelopt_layers import native
+    from voxelopt_layers import VoxelOptLayer, native
     from voxelopt_models import MINDSSC, RawIntensity, RegistrationNet
 
     torch.set_num_threads(threads)
     native.available()  # compiled before the clock runs
-    layer = configured_layer(preset, settings or {})
+    settings = settings or {}
+    layer = VoxelOptLayer.from_preset(preset, **settings) if preset else VoxelOptLayer(**settings)
     net = RegistrationNet(RawIntensity() if features == "raw" else MINDSSC(), layer).eval()
     images = [torch.from_numpy(_array(path))[None, None] for path in (fixed, moving)]
     start = time.perf_counter()
     with torch.no_grad():
         u = net(*images)
     return u.numpy(), time.perf_counter() - start
-
-
-def configured_layer(preset: str | None, settings: Mapping[str, Any]) -> VoxelOptLayer:
-    """The layer with a preset, or its defaults, and single settings changed."""
-    from voxelopt_layers import VoxelOptLayer
-
-    return VoxelOptLayer.from_preset(preset, **settings) if preset else VoxelOptLayer(**settings)
 
 
 def convex_adam(fixed: Path, moving: Path, threads: int) -> Found:

@@ -1,4 +1,4 @@
-"""The layer and other tools on one pair of images, and the table of ``voxelopt benchmark --peers``.
+"""The layer and other tools on one pair of images, for ``benchmark --peers`` and ``peers``.
 
 All get the same two NIfTI files, as many threads on the CPU and a process each, and start from the
 identity. Their fields are brought to one convention (`peer_tools`); what labels become under them
@@ -90,7 +90,7 @@ def compare_tools(
 
 
 def entries(preset: str | None = None) -> dict[str, Entry]:
-    """Those of `TOOLS` that can run here; the layer with this preset, or its features' best."""
+    """Those of `TOOLS` that can run here; the layer with this preset, if it is given."""
     return {
         name: Entry(name, None if tool.module else preset or tool.preset)
         for name, tool in TOOLS.items()

@@ -16,8 +16,9 @@ from jsonargparse import ArgumentParser, Namespace
 
 import voxelopt_layers
 from voxelopt_layers import VoxelOptLayer
+from voxelopt_layers.presets import PRESETS
 from voxelopt_train.benchmark.peer_pairs import MAGNITUDES_MM, pair_sets
-from voxelopt_train.benchmark.peer_tools import TOOLS, configured_layer
+from voxelopt_train.benchmark.peer_tools import TOOLS
 from voxelopt_train.benchmark.peers import (
     Entry,
     entries,
@@ -28,7 +29,7 @@ from voxelopt_train.benchmark.peers import (
     pair_files,
 )
 from voxelopt_train.benchmark.peers_tables import BEFORE, Rows, report
-from voxelopt_train.commands import progress_bar
+from voxelopt_train.commands import checked_settings, progress_bar
 from voxelopt_train.errors import InputError
 from voxelopt_train.files import atomic_output, check_writable
 from voxelopt_train.phantom import Pair
@@ -104,7 +105,10 @@ def run_peers(options: Namespace) -> None:
     output, there = Path(options.output), entries()
     check_writable(output / "results")
     tools = {name: there[name] for name in _chosen(options.tools, list(there))}
-    tools |= dict(_varied(text) for text in options.vary)
+    for name, entry in map(_varied, options.vary):
+        if name in tools:
+            raise InputError(f'--vary "{name.removeprefix(_VARIED + ", ")}" is given twice')
+        tools[name] = entry
     sets = pair_sets(options)
     results: dict[str, Any] = {
         "voxelopt": voxelopt_layers.__version__,
@@ -143,21 +147,24 @@ def _chosen(names: Sequence[str] | None, there: list[str]) -> list[str]:
 
 def _varied(text: str) -> tuple[str, Entry]:
     """Name and entry of a row of ``--vary``; InputError if the layer cannot be set so."""
-    key, equals, value = (part.strip() for part in text.partition("="))
-    if not equals:
+    key, _, value = (part.strip() for part in text.partition("="))
+    if not value:
         raise InputError(f'--vary "{text}": expected KEY=VALUE')
-    if key != "preset" and key not in signature(VoxelOptLayer).parameters:
-        raise InputError(f'--vary "{text}": the layer has no setting of this name')
     try:
         changed = yaml.safe_load(value)
-        if key == "preset":
-            entry = Entry(_VARIED, changed)
-        else:
-            entry = Entry(_VARIED, TOOLS[_VARIED].preset, {key: changed})
-        configured_layer(entry.preset, entry.settings)
-    except (TypeError, ValueError, yaml.YAMLError) as error:
-        raise InputError(f'--vary "{text}": {error}') from error
-    return f"{_VARIED}, {key}={value}", entry
+    except yaml.YAMLError as error:
+        raise InputError(f'--vary "{text}": {value} is no value, as YAML goes') from error
+    name = f"{_VARIED}, {key}={value}"
+    if key == "preset":
+        if changed is not None and changed not in list(PRESETS):
+            raise InputError(f'--vary "{text}": expected null or one of {", ".join(PRESETS)}')
+        return name, Entry(_VARIED, changed)
+    if key not in signature(VoxelOptLayer).parameters:
+        raise InputError(f'--vary "{text}": the layer has no setting of this name')
+    preset = TOOLS[_VARIED].preset
+    assert preset is not None
+    settings = checked_settings({**PRESETS[preset], key: changed}, "vary")
+    return name, Entry(_VARIED, preset, {key: settings[key]})
 
 
 def _describe(make: Callable[[], Pair], stage: Callable[[str], None]) -> dict[str, Any]:
@@ -189,8 +196,8 @@ def _rows(
     """The measures of each tool on one pair: as they were kept in ``folder``, or made now."""
     threads = torch.get_num_threads()
     same = {"voxelopt": voxelopt_layers.__version__, "threads": threads, "pair": sha256}
-    made_of = {BEFORE: same, **{name: {**same, **made_by(tools[name])} for name in tools}}
-    files = {name: folder / f"{re.sub('[^a-z0-9]+', '_', name.lower())}.json" for name in made_of}
+    made_of = {BEFORE: same, **{name: {**same, **_made_of(entry)} for name, entry in tools.items()}}
+    files = {name: folder / f"{_file_name(name)}.json" for name in made_of}
     rows = {name: kept for name in made_of if (kept := _kept(files[name], made_of[name]))}
     if len(rows) == len(made_of):
         return rows
@@ -207,6 +214,18 @@ def _rows(
                 if "failed" not in row:  # what failed is tried again
                     _keep(files[name], {"made_of": made_of[name], "row": row})
     return {name: rows[name] for name in made_of}
+
+
+def _made_of(entry: Entry) -> dict[str, Any]:
+    """All that a result hangs on beside the pair: a preset may become another one."""
+    preset = PRESETS[entry.preset] if entry.preset else {}
+    return {**made_by(entry), "keywords": repr({**preset, **entry.settings})}
+
+
+def _file_name(row: str) -> str:
+    plain = re.sub("[^a-z0-9]+", "_", row.lower())
+    # Values may differ in signs alone, and be long.
+    return f"{plain[:60]}_{hashlib.sha256(row.encode()).hexdigest()[:8]}" if "=" in row else plain
 
 
 def _kept(file: Path, made_of: dict[str, Any]) -> dict[str, Any] | None:

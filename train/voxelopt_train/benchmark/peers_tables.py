@@ -104,6 +104,8 @@ def _cell(values: Sequence[float | None], name: str) -> str:
     if name in _SINGLE:
         value = _SINGLE[name]([v for v in values if v is not None])
         return f"{factor * value:.{digits}f}"
-    cell = f"{factor * statistics.mean:.{digits}f} ± {factor * statistics.std:.{digits}f}"
     total = len(values)
+    cell = f"{factor * statistics.mean:.{digits}f}"
+    if total > 1:
+        cell += f" ± {factor * statistics.std:.{digits}f}"
     return cell if statistics.pairs == total else f"{cell} ({statistics.pairs} of {total})"
