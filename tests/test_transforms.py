@@ -234,13 +234,14 @@ TWICE = SHORT + SHORT.removeprefix(HEADER)
         ("a.txt", "not a transform", "not an ITK transform file"),
         ("a.mat", "not a transform" * 100, "not an ITK transform file"),
         ("a.h5", "\x89HDF", "not an ITK transform file"),
+        ("a.h5", b"\x89HDF\r\n\x1a\n", "no ITK transform, or a damaged one"),
         ("a.nii", "not a field", "not a NIfTI image"),
     ],
 )
 def test_unusable_file(tmp_path, name, content, says):
     path = tmp_path / name
     if content is not None:
-        path.write_text(content)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(InputError, match=says) as raised:
         read_transform(path)
     assert str(path) in str(raised.value)
@@ -257,9 +258,9 @@ def test_truncated_mat(tmp_path):
 @pytest.mark.parametrize(
     ("shape", "intent", "says"),
     [
-        ((4, 4, 4), None, r"got shape \(4, 4, 4\) and intent 0"),
+        ((4, 4, 4), None, r"got shape \(4, 4, 4\)"),
         ((4, 4, 4, 3), 1007, r"got shape \(4, 4, 4, 3\)"),
-        ((4, 4, 4, 1, 3), None, "intent 1007, got .* intent 0"),
+        ((4, 4, 4, 1, 3), None, "intent 1007.*got intent 0.*fsl:FILE"),
         ((4, 4, 1, 1, 2), 1007, r"got shape \(4, 4, 1, 1, 2\)"),
     ],
 )
@@ -277,14 +278,8 @@ def test_displacement_field_with_nan(tmp_path):
         read_transform(tmp_path / "a.nii.gz")
 
 
-def test_inverse_of_a_displacement_field_is_refused(tmp_path):
-    write_displacement_field(tmp_path / "a1Warp.nii.gz", some_field())
-    with pytest.raises(InputError, match="1InverseWarp"):
-        read_transform(f"[{tmp_path / 'a1Warp.nii.gz'},1]")
-
-
 def test_write_affine_needs_a_known_suffix(tmp_path):
-    with pytest.raises(InputError, match=r"\.mat, \.tfm or \.txt"):
+    with pytest.raises(InputError, match=r"\.mat, \.tfm, \.txt, \.h5"):
         write_affine(tmp_path / "a.json", some_affine())
     with pytest.raises(InputError, match="cannot be written"):
         write_affine(tmp_path / "absent" / "a.mat", some_affine())

@@ -55,7 +55,7 @@ def initial_alignment(fixed: Image, moving: Image, method: str) -> AffineTransfo
     transform = read_transform(method)
     if not isinstance(transform, AffineTransform):
         raise InputError(
-            f"initial alignment {method}: expected a linear transform, got a displacement field"
+            f"initial alignment {method}: expected a linear transform, this one is deformable"
         )
     return transform
 

@@ -14,6 +14,7 @@ from voxelopt_train.benchmark.command import run_benchmark
 from voxelopt_train.benchmark.peers_command import run_peers
 from voxelopt_train.commands import run_apply, run_demo, run_register
 from voxelopt_train.configs import find_configs
+from voxelopt_train.convert_command import run_convert
 from voxelopt_train.data.command import run_prepare
 from voxelopt_train.errors import InputError
 from voxelopt_train.parsers import LIGHTNING_COMMANDS, build_parser
@@ -21,6 +22,7 @@ from voxelopt_train.parsers import LIGHTNING_COMMANDS, build_parser
 _COMMANDS = {
     "register": run_register,
     "apply": run_apply,
+    "convert": run_convert,
     "demo": run_demo,
     "prepare": run_prepare,
     "benchmark": run_benchmark,

@@ -71,7 +71,9 @@ def run_apply(options: Namespace) -> None:
     check_kept((options.image, options.reference, *(options.transform or [])), [output])
     image = read_image(options.image, "image", labels=options.labels)
     reference = read_image(options.reference, "reference")
-    transforms = [read_transform(spec) for spec in options.transform or []]
+    transforms = [
+        read_transform(spec, reference.grid, image.grid) for spec in options.transform or []
+    ]
     mode = "nearest" if options.labels else "linear"
     fill = 0.0 if options.labels else float(image.data.min())
     warped = resample(image, reference.grid, transforms, mode, fill)

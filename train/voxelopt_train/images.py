@@ -80,6 +80,23 @@ def read_image(source: ImageLike, name: str, labels: bool = False) -> Image:
     return Image(torch.from_numpy(data), Grid((nx, ny, nz), affine.astype(np.float64)), name)
 
 
+def read_grid(path: str | Path, name: str) -> Grid:
+    """Where the voxels of a file lie; its intensities are not read.
+
+    Raises:
+        InputError: it is missing, damaged, no image of one to three axes, or its affine is
+            singular.
+    """
+    volume = load_volume(path, name)
+    check_units(volume, str(path))
+    affine = np.asarray(volume.affine, dtype=np.float64)
+    check_affine(affine, str(path))
+    nx, ny, nz = (*volume.shape, 1, 1, 1)[:3]
+    if nx * ny * nz == 0:
+        raise InputError(f"{path}: the image is empty, shape {volume.shape}")
+    return Grid((nx, ny, nz), affine)
+
+
 def load_volume(path: str | Path, name: str) -> SpatialImage:
     """Open a file with nibabel; the voxels are not read yet.
 
@@ -179,7 +196,12 @@ def _as_labels(array: np.ndarray, name: str) -> np.ndarray:
 
 
 def write_nifti(
-    path: Path, array: Tensor | np.ndarray, affine: np.ndarray, intent: int | None = None
+    path: Path,
+    array: Tensor | np.ndarray,
+    affine: np.ndarray,
+    intent: int | None = None,
+    intent_name: str = "",
+    intent_parameter: float = 0.0,
 ) -> None:
     """Write a NIfTI-1 file whose qform and sform both say ``affine``, in millimetres.
 
@@ -191,6 +213,8 @@ def write_nifti(
             int32, bool as uint8.
         affine: ``(4, 4)``, voxel index to world, RAS mm.
         intent: NIfTI intent code, as 1007 for vectors.
+        intent_name: what the intent is called in the header.
+        intent_parameter: the first of what it says there of itself.
 
     Raises:
         InputError: ``path`` cannot be written or has another suffix.
@@ -205,6 +229,7 @@ def write_nifti(
     volume.set_sform(affine, code="scanner")
     volume.header.set_xyzt_units("mm")
     if intent is not None:
-        volume.header.set_intent(intent)
+        volume.header.set_intent(intent, name=intent_name, allow_unknown=True)
+        volume.header["intent_p1"] = intent_parameter
     with atomic_output(path) as temporary:
         volume.to_filename(temporary)

@@ -13,6 +13,7 @@ from voxelopt_layers.presets import PRESETS
 from voxelopt_train.benchmark.command import benchmark_parser
 from voxelopt_train.benchmark.peers_command import peers_parser
 from voxelopt_train.configs import config_names
+from voxelopt_train.convert_command import convert_parser
 from voxelopt_train.data.command import prepare_parser
 from voxelopt_train.registration import ENCODERS
 
@@ -36,6 +37,7 @@ def build_parser() -> ArgumentParser:
     for name, make in (
         ("register", _register_parser),
         ("apply", _apply_parser),
+        ("convert", convert_parser),
         ("demo", _demo_parser),
         ("prepare", prepare_parser),
         ("compare", _compare_parser),
@@ -125,7 +127,8 @@ def _apply_parser() -> tuple[ArgumentParser, str]:
         action="append",
         metavar="FILE",
         help="1Warp.nii.gz, 0GenericAffine.mat, ... in the order of antsApplyTransforms: points of "
-        "the reference go through the first one first; [FILE,1] inverts a linear one; repeat",
+        "the reference go through the first one first; [FILE,1] is the inverse; files of ITK, "
+        "NiftyReg, FSL, or learn2reg:FILE; repeat",
     )
     add(
         "-o", "--output", type=str, required=True, metavar="FILE", help="the result (.nii, .nii.gz)"

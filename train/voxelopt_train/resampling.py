@@ -13,9 +13,7 @@ from torch import Tensor
 from voxelopt_layers.displacement import sample
 from voxelopt_train.grids import Grid
 from voxelopt_train.images import Image
-from voxelopt_train.transforms import AffineTransform, Transform, inside
-
-_SLAB_VOXELS = 2**21  # some 150 MB of temporaries
+from voxelopt_train.transforms import AffineTransform, Transform, flatten, inside, slabs
 
 
 def resample(
@@ -47,42 +45,22 @@ def resample(
         dtype = torch.float32 if mode == "linear" else image.data.dtype
         return Image(image.data.to(dtype, copy=True), grid, image.name)
     to_voxels = AffineTransform(np.linalg.inv(image.grid.affine))
-    stages = _fold((AffineTransform(grid.affine), *transforms, to_voxels))
+    stages = flatten((AffineTransform(grid.affine), *transforms, to_voxels))
     data = image.data
     if mode == "linear":
         data = data.to(torch.float32)
         if antialias:
             data = _smooth(data, _voxel_step(stages))
-    rows = max(1, _SLAB_VOXELS // (grid.shape[1] * grid.shape[2]))
     out = torch.empty(grid.shape, dtype=data.dtype, device=data.device)
-    for start in range(0, grid.shape[0], rows):
-        points = _voxel_indices(grid, start, min(start + rows, grid.shape[0])).to(data.device)
+    for rows, indices in slabs(grid):
+        points = indices.to(data.device)
         for stage in stages:
             points = stage(points)
         values = sample(data[None, None], points.to(torch.float32), mode, "border")
         if fill is not None:
             values = torch.where(inside(points, image.grid.shape), values, values.new_tensor(fill))
-        out[start : start + rows] = values[0, 0]
+        out[rows] = values[0, 0]
     return Image(out if mode == "linear" else out.to(image.data.dtype), grid, image.name)
-
-
-def _fold(transforms: Iterable[Transform]) -> list[Transform]:
-    """Multiply neighbouring affines, so that a voxel goes through as few maps as possible."""
-    folded: list[Transform] = []
-    for transform in transforms:
-        last = folded[-1] if folded else None
-        if isinstance(transform, AffineTransform) and isinstance(last, AffineTransform):
-            folded[-1] = AffineTransform(transform.matrix @ last.matrix)
-        else:
-            folded.append(transform)
-    return folded
-
-
-def _voxel_indices(grid: Grid, start: int, stop: int) -> Tensor:
-    """Indices ``(1, 3, stop - start, ny, nz)`` of a slab; float64, for the matrices to come."""
-    ranges = zip((start, 0, 0), (stop, *grid.shape[1:]), strict=True)
-    axes = [torch.arange(a, b, dtype=torch.float64) for a, b in ranges]
-    return torch.stack(torch.meshgrid(*axes, indexing="ij"))[None]
 
 
 def _voxel_step(stages: Iterable[Transform]) -> np.ndarray:

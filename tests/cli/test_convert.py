@@ -1,0 +1,88 @@
+"""``voxelopt convert``, and ``apply`` with files of other tools."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from command_line import volume
+from voxelopt_train.grids import Grid
+from voxelopt_train.images import write_nifti
+from voxelopt_train.transforms import FORMATS, write_affine, write_displacement_field
+from worlds import PLAIN, make_grid, some_affine, some_field, some_image
+
+MOVING = make_grid((24, 20, 18), (2, 2.2, 1.8), (20, -15, 30))
+CHAIN = ("-t", "1Warp.nii.gz", "-t", "0GenericAffine.mat")
+GRIDS = ("--reference", "reference.nii.gz", "--moving", "image.nii.gz")
+
+
+@pytest.fixture(autouse=True)
+def files(folder):
+    """A reference, an image and two transforms."""
+    write_nifti(folder / "reference.nii.gz", np.zeros(PLAIN.shape, np.float32), PLAIN.affine)
+    write_nifti(folder / "image.nii.gz", some_image(MOVING).data, MOVING.affine)
+    write_displacement_field(folder / "1Warp.nii.gz", some_field(PLAIN))
+    write_affine(folder / "0GenericAffine.mat", some_affine())
+
+
+def applied(run, *transforms: str) -> np.ndarray:
+    arguments = ("-r", "reference.nii.gz", "-o", "warped.nii.gz")
+    assert run("apply", "image.nii.gz", *transforms, *arguments)[0] == 0
+    return volume("warped.nii.gz")
+
+
+@pytest.mark.parametrize("to", FORMATS)
+def test_a_converted_file_warps_as_the_chain_did(run, to):
+    expected = applied(run, *CHAIN)
+    code, out, err = run("convert", *CHAIN, *GRIDS, "--to", to, "-o", "t.nii.gz")
+    assert (code, err) == (0, "") and "wrote t.nii.gz" in out
+    spec = "learn2reg:t.nii.gz" if to == "learn2reg" else "t.nii.gz"
+    assert np.abs(applied(run, "-t", spec) - expected).mean() < 0.1
+    assert np.abs(expected).mean() > 30
+
+
+def test_composite_and_back_needs_no_grid(run):
+    expected = applied(run, *CHAIN)
+    assert run("convert", *CHAIN, "-o", "t.h5")[0] == 0
+    assert (
+        run("convert", "-t", "t.h5", "--to", "fsl", "-m", "image.nii.gz", "-o", "w.nii.gz")[0] == 0
+    )
+    assert np.abs(applied(run, "-t", "w.nii.gz") - expected).mean() < 0.1
+
+
+def test_inverse_says_how_far_it_is_off(run):
+    code, out, _ = run(
+        "convert", "-t", "[1Warp.nii.gz,1]", "-r", "reference.nii.gz", "-o", "i.nii.gz"
+    )
+    assert code == 0 and "inverse off by 0.00" in out
+    there_and_back = applied(run, "-t", "1Warp.nii.gz", "-t", "i.nii.gz")
+    assert np.abs(there_and_back - applied(run))[5:-5, 5:-5, 5:-5].mean() < 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ((*CHAIN, "-o", "1Warp.nii.gz"), "would be overwritten"),
+        (("-t", "absent.nii.gz", "-o", "t.h5"), "absent.nii.gz: there is no such file"),
+        (("-t", "0GenericAffine.mat", "-o", "t.nii.gz"), "needs the grid of a --reference"),
+        ((*CHAIN, "-o", "t.mat"), "holds no displacement"),
+        ((*CHAIN, "-o", "t.xfm"), "expected a name ending in .nii or .nii.gz"),
+        ((*CHAIN, "--to", "elastix", "-o", "t.nii.gz"), "elastix"),
+        (("-t", "fsl:1Warp.nii.gz", "-o", "t.h5"), "geometry of the moving image (--moving)"),
+        (("-t", "learn2reg:1Warp.nii.gz", *GRIDS, "-o", "t.h5"), "of shape (x, y, z, 3)"),
+        (("-o", "t.h5"), "transform"),
+        ((*CHAIN, "-r", "0GenericAffine.mat", "-o", "t.nii.gz"), "not a NIfTI image"),
+        ((*CHAIN, "-o", "1Warp.nii.gz/t.h5"), "cannot be made"),
+    ],
+)
+def test_refused(refused, arguments, says):
+    assert says in refused("convert", *arguments)
+
+
+def test_odd_half_resolution_is_refused(refused):
+    odd = Grid((9, 8, 8), np.diag([2.0, 2, 2, 1]))
+    write_nifti(Path("odd.nii.gz"), np.zeros(odd.shape, np.float32), odd.affine)
+    arguments = ("-r", "odd.nii.gz", "--to", "learn2reg", "-o", "t.npz")
+    assert "even shapes" in refused("convert", *CHAIN, *arguments)

@@ -1,0 +1,390 @@
+"""Each format against the tool that it is for: the same warped image on unlike grids."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from monai.networks.blocks.warp import Warp
+from nibabel.nifti1 import Nifti1Image
+from scipy.ndimage import map_coordinates, zoom
+
+from voxelopt_train.errors import InputError
+from voxelopt_train.grids import Grid
+from voxelopt_train.images import Image, write_nifti
+from voxelopt_train.resampling import resample
+from voxelopt_train.transforms import (
+    FORMATS,
+    AffineTransform,
+    CompositeTransform,
+    DisplacementField,
+    as_displacement_field,
+    from_ddf,
+    from_simpleitk,
+    read_transform,
+    to_ddf,
+    to_simpleitk,
+    write_displacement_field,
+    write_transform,
+)
+from worlds import PAIRS, make_grid, some_affine, some_field, some_image
+
+OUTSIDE = -1000.0
+LPS = np.array([-1.0, -1.0, 1.0])
+# What a file of each format is called.
+FILES = {
+    "itk": "t.nii.gz",
+    "itk .h5": "t.h5",
+    "itk .tfm": "t.tfm",
+    "nifti": "t.nii.gz",
+    "niftyreg-def": "t.nii.gz",
+    "niftyreg-disp": "t.nii.gz",
+    "fsl": "t.nii.gz",
+}
+
+
+def chain_on(fixed: Grid) -> list:
+    return [some_field(fixed), some_affine()]
+
+
+def written(folder: Path, to: str, fixed: Grid, moving: Grid) -> Path:
+    """A field and an affine in one file."""
+    path = folder / FILES.get(to, "t.nii.gz")
+    write_transform(path, chain_on(fixed), to.split(" ")[0], fixed, moving)
+    return path
+
+
+def reference_of(pair: str) -> tuple[Grid, Image, np.ndarray]:
+    """Fixed grid, moving image, and the image warped by our own chain of two."""
+    fixed, moving_grid = PAIRS[pair]
+    moving = some_image(moving_grid)
+    return fixed, moving, resample(moving, fixed, chain_on(fixed), fill=OUTSIDE).data.numpy()
+
+
+def assert_same_image(theirs: np.ndarray, ours: np.ndarray, tolerance: float = 0.05) -> None:
+    """To 1/2000 of the images' standard deviation, where both see the moving image."""
+    both = (theirs != OUTSIDE) & (ours != OUTSIDE)
+    assert both.mean() > 0.4
+    assert ((theirs == OUTSIDE) == (ours == OUTSIDE)).mean() > 0.995
+    assert np.abs(theirs - ours)[both].max() < tolerance
+
+
+def save_images(folder: Path, fixed: Grid, moving: Image) -> None:
+    write_nifti(folder / "fixed.nii.gz", np.zeros(fixed.shape, np.float32), fixed.affine)
+    write_nifti(folder / "moving.nii.gz", moving.data, moving.grid.affine)
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+@pytest.mark.parametrize("to", FILES)
+def test_round_trip(tmp_path, to, pair):
+    fixed, moving, expected = reference_of(pair)
+    path = written(tmp_path, to, fixed, moving.grid)
+    read = read_transform(path, fixed, moving.grid)
+    assert_same_image(resample(moving, fixed, [read], fill=OUTSIDE).data.numpy(), expected)
+
+
+def with_simpleitk(folder: Path, transform) -> np.ndarray:
+    sitk = pytest.importorskip("SimpleITK")
+    moving, fixed = (sitk.ReadImage(str(folder / f"{n}.nii.gz")) for n in ("moving", "fixed"))
+    warped = sitk.Resample(moving, fixed, transform, sitk.sitkLinear, OUTSIDE)
+    return sitk.GetArrayFromImage(warped).T
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+@pytest.mark.parametrize("to", ["itk", "itk .h5", "itk .tfm"])
+def test_simpleitk_applies_our_files(tmp_path, to, pair):
+    sitk = pytest.importorskip("SimpleITK")
+    fixed, moving, expected = reference_of(pair)
+    save_images(tmp_path, fixed, moving)
+    path = str(written(tmp_path, to, fixed, moving.grid))
+    if to == "itk":
+        field = sitk.ReadImage(path, sitk.sitkVectorFloat64)
+        transform = sitk.DisplacementFieldTransform(field)
+    else:
+        transform = sitk.ReadTransform(path)
+    assert_same_image(with_simpleitk(tmp_path, transform), expected)
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_simpleitk_in_memory_there_and_back(tmp_path, pair):
+    pytest.importorskip("SimpleITK")
+    fixed, moving, expected = reference_of(pair)
+    save_images(tmp_path, fixed, moving)
+    transform = to_simpleitk(chain_on(fixed))
+    assert_same_image(with_simpleitk(tmp_path, transform), expected)
+    back = from_simpleitk(transform)
+    assert_same_image(resample(moving, fixed, [back], fill=OUTSIDE).data.numpy(), expected)
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".tfm"])
+def test_reads_composites_of_simpleitk(tmp_path, suffix):
+    sitk = pytest.importorskip("SimpleITK")
+    fixed, _ = PAIRS["all together"]
+    theirs = to_simpleitk([some_affine().inverse(), *chain_on(fixed)])
+    path = tmp_path / f"t{suffix}"
+    sitk.WriteTransform(theirs, str(path))
+    ours = read_transform(path)
+    points = torch.randn(1, 3, 40, dtype=torch.float64) * 10
+    expected = [theirs.TransformPoint((p * LPS).tolist()) for p in points[0].T.numpy()]
+    np.testing.assert_allclose(ours(points)[0].T, np.array(expected) * LPS, atol=1e-4)
+    lone = from_simpleitk(theirs.GetNthTransform(1))
+    assert isinstance(lone, DisplacementField) and lone.grid.matches(fixed)
+    sitk.WriteTransform(sitk.Transform(3, sitk.sitkIdentity), str(path))
+    assert torch.equal(read_transform(path)(points), points)
+
+
+def test_composite_keeps_its_parts(tmp_path):
+    fixed, _ = PAIRS["oblique moving"]
+    write_transform(tmp_path / "t.h5", chain_on(fixed))
+    read = read_transform(tmp_path / "t.h5")
+    assert isinstance(read, CompositeTransform)
+    field, affine = read.transforms
+    assert isinstance(field, DisplacementField) and isinstance(affine, AffineTransform)
+    torch.testing.assert_close(field.displacement_mm, some_field(fixed).displacement_mm)
+    np.testing.assert_allclose(affine.matrix, some_affine().matrix, atol=1e-12)
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_antspy_applies_our_composite(tmp_path, pair):
+    ants = pytest.importorskip("ants")
+    fixed, moving, expected = reference_of(pair)
+    save_images(tmp_path, fixed, moving)
+    for to in ("itk .h5", "itk"):
+        path = written(tmp_path, to, fixed, moving.grid)
+        images = (ants.image_read(str(tmp_path / f"{n}.nii.gz")) for n in ("fixed", "moving"))
+        warped = ants.apply_transforms(*images, transformlist=[str(path)], defaultvalue=OUTSIDE)
+        assert_same_image(warped.numpy(), expected)
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_fslpy_applies_our_warp(tmp_path, pair):
+    fnirt = pytest.importorskip("fsl.transform.fnirt")
+    from fsl.data.image import Image as FslImage
+    from fsl.transform.nonlinear import applyDeformation
+
+    fixed, moving, expected = reference_of(pair)
+    save_images(tmp_path, fixed, moving)
+    path = written(tmp_path, "fsl", fixed, moving.grid)
+    source, reference = (FslImage(str(tmp_path / f"{n}.nii.gz")) for n in ("moving", "fixed"))
+    field = fnirt.readFnirt(str(path), source, reference, defType="relative")
+    theirs = applyDeformation(source, field, ref=reference, order=1, mode="constant", cval=OUTSIDE)
+    near = _away_from_the_edge(moving, fixed)  # fslpy blends with what is outside
+    assert near.mean() > 0.3 and np.abs(theirs - expected)[near].max() < 0.05
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_nitransforms_applies_our_field(tmp_path, pair):
+    nonlinear = pytest.importorskip("nitransforms.nonlinear")
+    from nitransforms.resampling import apply
+
+    fixed, moving, expected = reference_of(pair)
+    save_images(tmp_path, fixed, moving)
+    path = written(tmp_path, "itk", fixed, moving.grid)
+    transform = nonlinear.DenseFieldTransform.from_filename(str(path), fmt="itk")
+    warped: Any = apply(
+        transform,
+        str(tmp_path / "moving.nii.gz"),
+        reference=str(tmp_path / "fixed.nii.gz"),
+        order=1,
+        cval=OUTSIDE,
+    )
+    near = _away_from_the_edge(moving, fixed)
+    assert np.abs(np.asarray(warped.dataobj) - expected)[near].max() < 0.05
+
+
+def _away_from_the_edge(moving: Image, fixed: Grid) -> np.ndarray:
+    """Where the chain leads to at least one voxel inside the moving image."""
+    seen = torch.zeros(moving.grid.shape)
+    seen[1:-1, 1:-1, 1:-1] = 1
+    marker = Image(seen, moving.grid, "marker")
+    return resample(marker, fixed, chain_on(fixed)).data.numpy() == 1
+
+
+@pytest.mark.parametrize("pair", ["oblique moving", "all together"])
+def test_fields_in_ras_hold_what_their_names_say(tmp_path, pair):
+    fixed, moving = PAIRS[pair]
+    voxel = (5, 3, 7)
+    world = torch.from_numpy(fixed.affine[:3, :3] @ voxel + fixed.affine[:3, 3])
+    moved = world[None, :, None]
+    for part in chain_on(fixed):
+        moved = part(moved)
+    position = moved[0, :, 0].numpy()
+    expected = {
+        "nifti": (position - world.numpy(), 1006, b"", 0),
+        "niftyreg-disp": (position - world.numpy(), 1007, b"NREG_TRANS", 1),
+        "niftyreg-def": (position, 1007, b"NREG_TRANS", 0),
+    }
+    for to, (vector, intent, name, parameter) in expected.items():
+        stored = Nifti1Image.from_filename(written(tmp_path, to, fixed, moving))
+        assert stored.shape == (*fixed.shape, 1, 3)
+        np.testing.assert_allclose(stored.get_fdata()[voxel][0], vector, atol=1e-4)
+        header = stored.header
+        assert (int(header["intent_code"]), float(header["intent_p1"])) == (intent, parameter)
+        assert header["intent_name"].item() == name
+
+
+def one_shape() -> tuple[Grid, Grid]:
+    return make_grid((24, 20, 18), (2, 2, 2)), make_grid((24, 20, 18), (2, 2.2, 1.8), (20, -15, 30))
+
+
+def test_learn2reg_as_the_challenge_evaluates(tmp_path):
+    fixed, moving_grid = one_shape()
+    moving, chain = some_image(moving_grid), chain_on(fixed)
+    expected = resample(moving, fixed, chain, fill=OUTSIDE).data.numpy()
+    write_transform(tmp_path / "disp.nii.gz", chain, "learn2reg", fixed, moving_grid)
+    write_transform(tmp_path / "disp.npz", chain, "learn2reg", fixed, moving_grid)
+    full = np.moveaxis(Nifti1Image.from_filename(tmp_path / "disp.nii.gz").get_fdata(), -1, 0)
+    half = np.load(tmp_path / "disp.npz")["arr_0"]
+    assert full.shape == (3, 24, 20, 18) and half.shape == (3, 12, 10, 9)
+    enlarged = np.stack([np.asarray(zoom(c.astype(np.float32), 2, order=2)) for c in half])
+    near = np.isfinite(expected) & (expected != OUTSIDE)
+    for disp, tolerance in ((full, 0.02), (enlarged, 3)):
+        where = np.indices(fixed.shape) + disp
+        theirs = map_coordinates(moving.data.numpy(), where, order=1, cval=OUTSIDE)
+        inside = near & np.all(
+            [(w > 0) & (w < n - 1) for w, n in zip(where, moving_grid.shape, strict=True)], axis=0
+        )
+        assert inside.mean() > 0.3 and np.abs(theirs - expected)[inside].mean() < tolerance
+        name = "disp.nii.gz" if disp is full else "disp.npz"
+        read = read_transform(f"learn2reg:{tmp_path / name}", fixed, moving_grid)
+        ours = resample(moving, fixed, [read], fill=OUTSIDE).data.numpy()
+        assert np.abs(ours - theirs)[inside].max() < 0.05
+
+
+def test_monai_warps_by_our_ddf():
+    fixed, moving_grid = one_shape()
+    moving, chain = some_image(moving_grid), chain_on(fixed)
+    expected = resample(moving, fixed, chain, fill=OUTSIDE).data
+    ddf = to_ddf(chain, fixed, moving_grid)
+    warped = Warp("bilinear", "zeros")(moving.data[None, None], ddf)[0, 0]
+    near = torch.from_numpy(_away_from_the_edge(moving, fixed))
+    assert near.float().mean() > 0.3
+    torch.testing.assert_close(warped[near], expected[near], atol=0.05, rtol=0)
+    back = resample(moving, fixed, [from_ddf(ddf, fixed, moving_grid)], fill=OUTSIDE).data
+    torch.testing.assert_close(back[near], expected[near], atol=0.05, rtol=0)
+    with pytest.raises(InputError, match="expected shape"):
+        from_ddf(ddf[:, :, 1:], fixed)
+
+
+def test_inverse_leads_back_and_is_a_transform_like_any_other(tmp_path):
+    fixed, _ = PAIRS["all together"]
+    field, affine = some_field(fixed), some_affine()
+    chain = CompositeTransform((field, affine))
+    inner = make_grid((10, 9, 8), (1.5, 1.5, 1.5))
+    points = AffineTransform(inner.affine)(torch.rand(1, 3, 300, dtype=torch.float64) * 7)
+    assert (field(points) - points).norm(dim=1).mean() > 1
+    torch.testing.assert_close(chain.inverse()(chain(points)), points, atol=1e-2, rtol=0)
+    torch.testing.assert_close(chain(chain.inverse()(points)), points, atol=1e-2, rtol=0)
+    assert field.inverse().inverse() is field
+    write_displacement_field(tmp_path / "1Warp.nii.gz", field)
+    read = read_transform(f"[{tmp_path / '1Warp.nii.gz'},1]")
+    torch.testing.assert_close(read(field(points)), points, atol=1e-2, rtol=0)
+    write_transform(tmp_path / "inverse.h5", [read, affine], fixed=inner)
+    dense = read_transform(tmp_path / "inverse.h5")
+    assert isinstance(dense, DisplacementField)  # ITK's files know no inverse of a field
+    torch.testing.assert_close(dense(points), affine(read(points)), atol=0.2, rtol=0)
+
+
+def test_inverse_of_a_field_that_folds_is_finite():
+    grid = make_grid((12, 12, 12), (2, 2, 2))
+    wild = DisplacementField(8 * torch.randn(1, 3, 12, 12, 12), grid)
+    points = torch.randn(1, 3, 200, dtype=torch.float64) * 8
+    found = wild.inverse()(points)
+    assert found.isfinite().all()
+    before, after = ((wild(x) - points).norm(dim=1) for x in (points, found))
+    assert (after <= before).all() and after.mean() < 0.5 * before.mean()
+
+
+def test_one_field_of_many():
+    fixed, _ = PAIRS["oblique fixed"]
+    field = some_field(fixed)
+    assert as_displacement_field([field], Grid(fixed.shape, fixed.affine)) is field
+    joined = as_displacement_field(chain_on(fixed), fixed)
+    points = AffineTransform(fixed.affine)(torch.tensor([[[3.0, 7], [4, 2], [5, 9]]]).double())
+    torch.testing.assert_close(joined(points), some_affine()(field(points)), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("to", "name", "says"),
+    [
+        ("itk", "t.mat", "holds no displacement, try .h5"),
+        ("itk", "t.img", "expected a name ending in .nii or .nii.gz"),
+        ("nifti", "t.h5", "expected a name ending in .nii or .nii.gz"),
+        ("learn2reg", "t.npz", "needs even shapes"),
+        ("learn2reg", "t.nii.gz", "have one shape"),
+        ("elastix", "t.nii.gz", "must be one of itk, nifti"),
+    ],
+)
+def test_what_does_not_fit_a_format(tmp_path, to, name, says):
+    fixed, moving = PAIRS["anisotropic"]
+    odd = make_grid((9, 8, 8), (5, 5, 5))
+    grids = (odd, odd) if name.endswith("npz") else (fixed, moving)
+    with pytest.raises(InputError, match=says):
+        write_transform(tmp_path / name, chain_on(grids[0]), to, *grids)
+    assert not list(tmp_path.iterdir())
+
+
+def test_grids_that_are_missing_or_wrong(tmp_path):
+    fixed, moving = one_shape()
+    with pytest.raises(InputError, match="needs the grid of a --reference"):
+        write_transform(tmp_path / "t.nii.gz", [some_affine()])
+    path = written(tmp_path, "fsl", fixed, moving)
+    with pytest.raises(InputError, match="geometry of the moving image"):
+        read_transform(path)
+    write_transform(path, chain_on(fixed), "learn2reg", fixed)
+    with pytest.raises(InputError, match="geometry of the fixed image"):
+        read_transform(f"learn2reg:{path}")
+    with pytest.raises(InputError, match="made for shape"):
+        read_transform(f"learn2reg:{path}", PAIRS["anisotropic"][0])
+    with pytest.raises(InputError, match="as fsl:FILE"):
+        read_transform(_five_axes(path))
+    sheared = make_grid((6, 6, 6), (2, 2, 2))
+    sheared.affine[0, 1] = 1.0
+    with pytest.raises(InputError, match="sheared"):
+        write_transform(tmp_path / "t.h5", [some_field(sheared)])
+
+
+def _five_axes(path: Path) -> Path:
+    write_nifti(path, np.zeros((4, 4, 4, 1, 3)), np.eye(4))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("intent", "name", "parameter", "says"),
+    [
+        (2007, "", 0, "fnirtfileutils"),
+        (1007, "NREG_TRANS", 5, "reg_transform -def"),
+        (1007, "Mapping", 0, "SPM's deformation"),
+    ],
+)
+def test_other_things_in_the_clothes_of_fields(tmp_path, intent, name, parameter, says):
+    path = tmp_path / "t.nii.gz"
+    write_nifti(path, np.zeros((4, 4, 4, 1, 3)), np.eye(4), intent, name, parameter)
+    with pytest.raises(InputError, match=says):
+        read_transform(path, moving=make_grid((4, 4, 4), (1, 1, 1)))
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, "no such file"),
+        (b"not zipped", "expected a .npz file with one array"),
+        (np.zeros((4, 4, 4)), "expected shape"),
+        (np.full((3, 2, 2, 2), np.nan), "NaN or infinite"),
+    ],
+)
+def test_damaged_npz(tmp_path, content, says):
+    path = tmp_path / "disp.npz"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        np.savez(path, content)
+    with pytest.raises(InputError, match=says):
+        read_transform(f"learn2reg:{path}", make_grid((4, 4, 4), (1, 1, 1)))
+
+
+def test_every_format_has_a_test():
+    assert {name.split(" ")[0] for name in FILES} | {"learn2reg"} == set(FORMATS)

@@ -1,0 +1,165 @@
+"""Transform files by the name of their format, or by what they say of themselves."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from voxelopt_train.errors import InputError
+from voxelopt_train.grids import Grid
+from voxelopt_train.transforms import fsl, itk_file
+from voxelopt_train.transforms.fsl import read_fsl, write_fsl
+from voxelopt_train.transforms.itk import read_itk, write_itk
+from voxelopt_train.transforms.itk_field import read_itk_field, write_displacement_field
+from voxelopt_train.transforms.learn2reg import read_learn2reg, write_learn2reg
+from voxelopt_train.transforms.maps import (
+    AffineTransform,
+    DisplacementField,
+    Transform,
+    as_displacement_field,
+    flatten,
+)
+from voxelopt_train.transforms.nifti_displacement import (
+    INTENT_DISPLACEMENT,
+    read_nifti_displacement,
+    write_nifti_displacement,
+)
+from voxelopt_train.transforms.niftyreg import INTENT_NAME, read_niftyreg, write_niftyreg
+from voxelopt_train.transforms.vectors import intent_of
+
+# What `voxelopt convert --to` writes.
+FORMATS = {
+    "itk": "ITK and ANTs: displacement field (.nii.gz), composite (.h5, .tfm), linear (.mat)",
+    "nifti": "displacements in RAS mm, intent 1006 (.nii.gz)",
+    "niftyreg-def": "NiftyReg's deformation field (.nii.gz)",
+    "niftyreg-disp": "NiftyReg's displacement field (.nii.gz)",
+    "fsl": "FSL's relative warp (.nii.gz)",
+    "learn2reg": "displacements in voxels (.nii.gz), or at half resolution (.npz)",
+}
+_READERS = ("itk", "nifti", "niftyreg", "fsl", "learn2reg")
+_NIFTI = (".nii", ".nii.gz")
+
+
+def read_transform(
+    spec: str | Path, fixed: Grid | None = None, moving: Grid | None = None
+) -> Transform:
+    """Read a transform file of any format.
+
+    Args:
+        spec: a file of ITK (``.mat``, ``.tfm``, ``.txt``, ``.h5``, ``.nii.gz``), or a displacement
+            field that says in its header what it is (intent 1006; NiftyReg; FSL). Learn2Reg's
+            does not: ``learn2reg:FILE``, and so with any other format's name to insist on it. As
+            for antsApplyTransforms, ``[FILE,1]`` is the inverse; of a displacement field it is
+            found by iteration, of a composite part by part.
+        fixed: grid of the fixed image, which Learn2Reg's files need.
+        moving: grid of the image to be warped, which FSL's files need.
+
+    Returns:
+        A map of points of the fixed world to points of the moving world, RAS mm.
+
+    Raises:
+        InputError: the file is missing, damaged or of a kind that is not known, or a grid that it
+            needs is not given.
+    """
+    bracketed = re.fullmatch(r"\[(.+),\s*([01])\]", str(spec))
+    text = bracketed[1] if bracketed else str(spec)
+    name, colon, rest = text.partition(":")
+    known = bool(colon) and name in _READERS
+    path = Path(rest if known else text)
+    transform = _read(path, name if known else _format_of(path), fixed, moving)
+    return transform.inverse() if bracketed is not None and bracketed[2] == "1" else transform
+
+
+def _format_of(path: Path) -> str:
+    if not path.name.endswith(_NIFTI):
+        return "itk"
+    intent = intent_of(path)
+    if intent.name == INTENT_NAME:
+        return "niftyreg"
+    named = {INTENT_DISPLACEMENT: "nifti", **dict.fromkeys(fsl.INTENTS, "fsl")}
+    return named.get(intent.code, "itk")
+
+
+def _read(path: Path, name: str, fixed: Grid | None, moving: Grid | None) -> Transform:
+    if name == "learn2reg":
+        return read_learn2reg(path, _needed(fixed, path, "fixed", "--reference"), moving)
+    if name == "fsl":
+        return read_fsl(path, _needed(moving, path, "moving", "--moving"))
+    if name == "itk" and not path.name.endswith(_NIFTI):
+        return read_itk(path)
+    readers = {
+        "itk": read_itk_field,
+        "nifti": read_nifti_displacement,
+        "niftyreg": read_niftyreg,
+    }
+    return readers[name](path)
+
+
+def _needed(grid: Grid | None, path: Path, role: str, option: str) -> Grid:
+    if grid is None:
+        raise InputError(
+            f"transform {path}: this format needs the geometry of the {role} image ({option})"
+        )
+    return grid
+
+
+def write_transform(
+    path: str | Path,
+    transforms: Sequence[Transform],
+    to: str = "itk",
+    fixed: Grid | None = None,
+    moving: Grid | None = None,
+) -> None:
+    """Write transforms as one file.
+
+    ITK's ``.h5``, ``.tfm``, ``.txt`` and ``.mat`` keep them as they are, part by part, unless a
+    displacement field is to be inverted. All other files hold one displacement for every voxel of
+    the fixed grid.
+
+    Args:
+        path: target; it appears only once it is complete.
+        transforms: from the fixed to the moving world, the first first.
+        to: one of `FORMATS`.
+        fixed: grid of the field; None takes that of the first transform, a displacement field.
+        moving: grid of the moving image; None takes the fixed one.
+
+    Raises:
+        InputError: the file cannot be written, its suffix does not fit the format, the transforms
+            do not fit into it, or it needs a grid.
+    """
+    path = Path(path)
+    parts = flatten(transforms)
+    as_parts = to == "itk" and path.suffix in itk_file.SUFFIXES
+    plain = all(isinstance(part, AffineTransform | DisplacementField) for part in parts)
+    if as_parts and plain:
+        write_itk(path, parts)
+        return
+    if fixed is None and parts and isinstance(parts[0], DisplacementField):
+        fixed = parts[0].grid
+    if fixed is None:
+        raise InputError(f"{path}: a displacement field needs the grid of a --reference image")
+    field = as_displacement_field(parts, fixed)
+    writers: dict[str, Callable[..., Any]] = {
+        "itk": (lambda: write_itk(path, [field]))
+        if as_parts
+        else (lambda: write_displacement_field(path, field)),
+        "nifti": lambda: write_nifti_displacement(path, field),
+        "niftyreg-def": lambda: write_niftyreg(path, field, "deformation"),
+        "niftyreg-disp": lambda: write_niftyreg(path, field, "displacement"),
+        "fsl": lambda: write_fsl(path, field, moving or fixed),
+        "learn2reg": lambda: write_learn2reg(path, field, moving),
+    }
+    if to not in writers:
+        raise InputError(f"the format must be one of {', '.join(FORMATS)}, got {to}")
+    writers[to]()
+
+
+def write_affine(path: str | Path, transform: AffineTransform) -> None:
+    """Write an ITK file: MATLAB v4 (``.mat``, as antsRegistration), HDF5 or text (``.tfm``).
+
+    Raises:
+        InputError: the file cannot be written or has another suffix.
+    """
+    write_itk(Path(path), [transform])

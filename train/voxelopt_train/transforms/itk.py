@@ -1,0 +1,145 @@
+"""ITK's transforms and ours: theirs are in LPS millimetres, ours in RAS (x and y negated).
+
+ITK's linear transforms map ``y = M (x - c) + c + t``, with the centre c among the fixed parameters.
+Its displacement fields have their grid there: size, origin, spacing and direction.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from voxelopt_train.errors import InputError
+from voxelopt_train.grids import Grid
+from voxelopt_train.images import check_affine
+from voxelopt_train.transforms.itk_file import Entry, read_entries, write_entries
+from voxelopt_train.transforms.maps import (
+    AffineTransform,
+    CompositeTransform,
+    DisplacementField,
+    Transform,
+    flatten,
+)
+from voxelopt_train.transforms.vectors import field_of, vectors_of
+
+RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # its own inverse
+_PARAMETERS = {  # number of parameters of each linear type that is read
+    "AffineTransform": 12,
+    "MatrixOffsetTransformBase": 12,
+    "Euler3DTransform": 6,
+    "VersorRigid3DTransform": 6,
+    "Similarity3DTransform": 7,
+    "TranslationTransform": 3,
+    "IdentityTransform": 0,
+}
+_FIELD = "DisplacementFieldTransform"
+
+
+def read_itk(path: Path) -> Transform:
+    """Read a linear transform, a displacement field or a composite of them.
+
+    Raises:
+        InputError: the file is missing or damaged, or holds another type of transform.
+    """
+    name = f"transform {path}"
+    parts = [from_entry(entry, name) for entry in reversed(read_entries(path))]
+    flat = flatten(parts) or [AffineTransform(np.eye(4))]
+    return flat[0] if len(flat) == 1 else CompositeTransform(tuple(flat))
+
+
+def write_itk(path: Path, transforms: Sequence[Transform]) -> None:
+    """Write transforms, the first of which moves a point first, as one (``.h5``, ``.tfm`` ...).
+
+    Raises:
+        InputError: the file cannot be written, a ``.mat`` file would have to hold more than one
+            linear transform, or a part is neither linear nor a displacement field.
+    """
+    parts = flatten(transforms) or [AffineTransform(np.eye(4))]
+    if path.suffix == ".mat" and not all(isinstance(part, AffineTransform) for part in parts):
+        raise InputError(f"{path} cannot be written: a .mat file holds no displacement, try .h5")
+    write_entries(path, [to_entry(part) for part in reversed(parts)])
+
+
+def from_entry(entry: Entry, name: str) -> AffineTransform | DisplacementField:
+    """Our form of one of ITK's transforms; ``name`` is what messages call it."""
+    kind, *dimensions = re.sub("_(double|float)", "", entry.kind).split("_")
+    known = kind in _PARAMETERS or kind == _FIELD
+    if not known or dimensions != ["3", "3"]:
+        raise InputError(
+            f"{name}: cannot use {entry.kind}, expected a 3-D linear transform such as "
+            "AffineTransform or Euler3DTransform, or a displacement field"
+        )
+    if kind == _FIELD:
+        return _field(entry, name)
+    if len(entry.parameters) != _PARAMETERS[kind] or not np.isfinite(entry.parameters).all():
+        raise InputError(f"{name}: damaged, {entry.kind} has {_PARAMETERS[kind]} finite parameters")
+    linear, translation = _linear_part(kind, entry.parameters, entry.fixed)
+    centre = entry.fixed[:3] if len(entry.fixed) >= 3 else np.zeros(3)
+    matrix = np.eye(4)
+    matrix[:3, :3] = linear
+    matrix[:3, 3] = centre + translation - linear @ centre
+    affine = AffineTransform(RAS_TO_LPS @ matrix @ RAS_TO_LPS)
+    check_affine(affine.matrix, name)
+    return affine
+
+
+def to_entry(transform: Transform) -> Entry:
+    """What ITK keeps of a linear transform (its centre at the origin) or a displacement field."""
+    if isinstance(transform, AffineTransform):
+        matrix = RAS_TO_LPS @ transform.matrix @ RAS_TO_LPS
+        parameters = np.concatenate([matrix[:3, :3].ravel(), matrix[:3, 3]])
+        return Entry("AffineTransform_double_3_3", parameters, np.zeros(3))
+    if not isinstance(transform, DisplacementField):
+        raise InputError("an ITK transform is linear or a displacement field: give a --reference")
+    vectors = vectors_of(transform, RAS_TO_LPS, RAS_TO_LPS)
+    return Entry(f"{_FIELD}_double_3_3", vectors.T.ravel().astype(float), _geometry(transform.grid))
+
+
+def _field(entry: Entry, name: str) -> DisplacementField:
+    """ITK's first axis runs fastest: its arrays are ours with the axes reversed."""
+    fixed, parameters = entry.fixed, entry.parameters
+    if len(fixed) != 18 or not np.isfinite(fixed).all() or (fixed[:3] < 1).any():
+        raise InputError(f"{name}: damaged, {entry.kind} has 18 finite fixed parameters")
+    nx, ny, nz = (int(n) for n in fixed[:3])
+    if parameters.size != 3 * nx * ny * nz:
+        raise InputError(
+            f"{name}: damaged, {parameters.size} numbers for {nx} x {ny} x {nz} voxels"
+        )
+    lps = np.eye(4)
+    lps[:3, :3] = fixed[9:].reshape(3, 3) * fixed[6:9]
+    lps[:3, 3] = fixed[3:6]
+    affine = RAS_TO_LPS @ lps
+    check_affine(affine, name)
+    vectors = parameters.reshape(nz, ny, nx, 3).T
+    return field_of(vectors, Grid((nx, ny, nz), affine), RAS_TO_LPS, RAS_TO_LPS, name)
+
+
+def _geometry(grid: Grid) -> np.ndarray:
+    lps = RAS_TO_LPS @ grid.affine
+    spacing = np.asarray(grid.spacing)
+    direction = lps[:3, :3] / spacing
+    if np.abs(direction.T @ direction - np.eye(3)).max() > 1e-4:
+        raise InputError("the grid of the displacement field is sheared, which ITK cannot express")
+    return np.concatenate([grid.shape, lps[:3, 3], spacing, direction.ravel()]).astype(float)
+
+
+def _linear_part(name: str, p: np.ndarray, fixed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """M and t from the parameters of each type."""
+    if name == "IdentityTransform":
+        return np.eye(3), np.zeros(3)
+    if name == "TranslationTransform":
+        return np.eye(3), p
+    if name == "Euler3DTransform":
+        x, y, z = p[:3]
+        if len(fixed) > 3 and fixed[3]:  # the flag ComputeZYX
+            return Rotation.from_euler("ZYX", [z, y, x]).as_matrix(), p[3:]
+        return Rotation.from_euler("ZXY", [z, x, y]).as_matrix(), p[3:]
+    if name in ("VersorRigid3DTransform", "Similarity3DTransform"):
+        versor = [*p[:3], np.sqrt(max(1 - p[:3] @ p[:3], 0))]
+        scale = p[6] if name == "Similarity3DTransform" else 1.0
+        return scale * Rotation.from_quat(versor).as_matrix(), p[3:6]
+    return p[:9].reshape(3, 3), p[9:]
