@@ -16,11 +16,15 @@ from voxelopt_train.commands import run_apply, run_demo, run_register
 from voxelopt_train.configs import find_configs
 from voxelopt_train.data.command import run_prepare
 from voxelopt_train.errors import InputError
+from voxelopt_train.jacobian import run_jacobian
 from voxelopt_train.parsers import LIGHTNING_COMMANDS, build_parser
+from voxelopt_train.points.command import run_points
 
 _COMMANDS = {
     "register": run_register,
     "apply": run_apply,
+    "points": run_points,
+    "jacobian": run_jacobian,
     "demo": run_demo,
     "prepare": run_prepare,
     "benchmark": run_benchmark,
