@@ -11,7 +11,7 @@ from nibabel.nifti1 import Nifti1Image
 
 AFFINE = np.diag([8.0, 8.0, 8.0, 1.0])
 ALWAYS = {"Warped.nii.gz", "1Warp.nii.gz", "Report.png", "Report.json"}
-EXTRAS = {"1InverseWarp.nii.gz", "Entropy.nii.gz", "Jacobian.nii.gz"}
+EXTRAS = {"1InverseWarp.nii.gz", "Entropy.nii.gz", "Jacobian.nii.gz", "LogJacobian.nii.gz"}
 LABELS = ["--fixed-labels", "fixed_labels.nii.gz", "--moving-labels", "moving_labels.nii.gz"]
 # Commands that are about other things than speed and quality of the registration.
 QUICK = ["--features", "raw", "--layer.levels", "2"]

@@ -59,6 +59,7 @@ def test_extra_files_on_request(run, no_picture):
     assert volume("out/Entropy.nii.gz").min() >= 0
     jacobian = volume("out/Jacobian.nii.gz")
     assert jacobian.shape == (40, 32, 36) and abs(jacobian.mean() - 1) < 0.2
+    np.testing.assert_allclose(volume("out/LogJacobian.nii.gz"), np.log(jacobian), atol=1e-5)
     forward, backward = volume("out/1Warp.nii.gz"), volume("out/1InverseWarp.nii.gz")
     assert np.abs(forward).mean() > 1
     assert np.linalg.norm((forward + backward).mean((0, 1, 2))) < np.abs(forward).mean()
@@ -191,10 +192,10 @@ def test_preset_and_single_settings_reach_the_layer(monkeypatch, refused, argume
     assert given["window"] == (-800, 500)
 
 
-@pytest.mark.parametrize("command", [[], ["register"], ["apply"], ["demo"]])
+@pytest.mark.parametrize("command", ["", "register", "apply", "demo", "points", "jacobian"])
 def test_help(capsys, command):
     with pytest.raises(SystemExit) as stop:
-        main([*command, "--help"])
+        main([*command.split(), "--help"])
     assert stop.value.code == 0
     assert "usage: voxelopt" in capsys.readouterr().out
 

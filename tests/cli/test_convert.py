@@ -70,7 +70,10 @@ def test_inverse_says_how_far_it_is_off(run):
         ((*CHAIN, "-o", "t.mat"), "holds no displacement"),
         ((*CHAIN, "-o", "t.xfm"), "expected a name ending in .nii or .nii.gz"),
         ((*CHAIN, "--to", "elastix", "-o", "t.nii.gz"), "elastix"),
-        (("-t", "fsl:1Warp.nii.gz", "-o", "t.h5"), "geometry of the moving image (--moving)"),
+        (
+            ("-t", "fsl:1Warp.nii.gz", "-o", "t.h5"),
+            "geometry of the moving image, as voxelopt convert --moving FILE",
+        ),
         (("-t", "learn2reg:1Warp.nii.gz", *GRIDS, "-o", "t.h5"), "of shape (x, y, z, 3)"),
         (("-o", "t.h5"), "transform"),
         ((*CHAIN, "-r", "0GenericAffine.mat", "-o", "t.nii.gz"), "not a NIfTI image"),

@@ -17,12 +17,16 @@ from voxelopt_train.configs import find_configs
 from voxelopt_train.convert_command import run_convert
 from voxelopt_train.data.command import run_prepare
 from voxelopt_train.errors import InputError
+from voxelopt_train.jacobian import run_jacobian
 from voxelopt_train.parsers import LIGHTNING_COMMANDS, build_parser
+from voxelopt_train.points.command import run_points
 
 _COMMANDS = {
     "register": run_register,
     "apply": run_apply,
     "convert": run_convert,
+    "points": run_points,
+    "jacobian": run_jacobian,
     "demo": run_demo,
     "prepare": run_prepare,
     "benchmark": run_benchmark,

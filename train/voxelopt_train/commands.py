@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jsonargparse import ArgumentParser, Namespace
@@ -18,8 +18,10 @@ from voxelopt_train.errors import InputError
 from voxelopt_train.files import all_or_none, check_kept, check_writable
 from voxelopt_train.images import Image, ImageLike, read_image, write_nifti
 from voxelopt_train.label_metrics import Protocol
+from voxelopt_train.label_resampling import SIGMA_VOXELS, resample_labels, vanished
 from voxelopt_train.outputs import output_paths, save, split_prefix
 from voxelopt_train.phantom import CT_WINDOW, phantom_pair
+from voxelopt_train.points import read_landmarks
 from voxelopt_train.registration import best_settings, register
 from voxelopt_train.report import make_report, summary_table
 from voxelopt_train.resampling import resample
@@ -40,6 +42,7 @@ def run_register(options: Namespace) -> None:
         initial=options.initial,
         window=window,
         protocol=options.protocol,
+        points=(options.fixed_points, options.moving_points),
         extra={name: getattr(options, name) for name in ("inverse", "entropy", "jacobian")},
     )
 
@@ -69,17 +72,36 @@ def run_apply(options: Namespace) -> None:
         raise InputError(f"--output {output}: expected a name ending in .nii or .nii.gz")
     check_writable(output.parent)
     check_kept((options.image, options.reference, *(options.transform or [])), [output])
+    how = _interpolation(options)
     image = read_image(options.image, "image", labels=options.labels)
     reference = read_image(options.reference, "reference")
     transforms = [
         read_transform(spec, reference.grid, image.grid) for spec in options.transform or []
     ]
-    mode = "nearest" if options.labels else "linear"
-    fill = 0.0 if options.labels else float(image.data.min())
-    warped = resample(image, reference.grid, transforms, mode, fill)
+    if how == "gaussian":
+        with progress_bar(stages=len(image.data.unique())) as stage:
+            sigma = SIGMA_VOXELS if options.sigma is None else options.sigma
+            warped = resample_labels(image, reference.grid, transforms, sigma, stage)
+    else:
+        fill = 0.0 if options.labels else float(image.data.min())
+        warped = resample(image, reference.grid, transforms, how, fill)
     with all_or_none(output.parent) as temporary:
         write_nifti(temporary / output.name, warped.data, warped.grid.affine)
+    if options.labels and (gone := vanished(image, warped)):
+        print("note: labels that lie outside the result, or are too thin for it:", *gone)
     print("wrote", output)
+
+
+def _interpolation(options: Namespace) -> Literal["linear", "nearest", "gaussian"]:
+    """What was asked for, or what suits the image; InputError where the options disagree."""
+    how = options.interpolation or ("nearest" if options.labels else "linear")
+    if options.labels and how == "linear":
+        raise InputError("--interpolation linear would mix --labels, expected nearest or gaussian")
+    if not options.labels and how == "gaussian":
+        raise InputError("--interpolation gaussian is for --labels, expected linear or nearest")
+    if options.sigma is not None and how != "gaussian":
+        raise InputError(f"--sigma is for --interpolation gaussian, not for {how}")
+    return how
 
 
 def _register_and_save(
@@ -93,11 +115,13 @@ def _register_and_save(
     window: tuple[float, float] | None = None,
     shown: tuple[float, float] | None = None,
     protocol: Protocol = "voxelopt",
+    points: tuple[str | None, str | None] = (None, None),
     beside: Mapping[str, Image] | None = None,
 ) -> None:
     layer, device = _layer(options), torch_device(options.device)
     check_writable(split_prefix(options.output)[0])
-    check_kept((fixed, moving, *labels, initial), output_paths(options.output))
+    check_kept((fixed, moving, *labels, *points, initial), output_paths(options.output))
+    landmarks = read_landmarks(*points)
     with progress_bar(stages=7 + layer.levels) as stage:
         result = register(
             fixed,
@@ -113,7 +137,7 @@ def _register_and_save(
             progress=stage,
         )
         stage("evaluating")
-        report = make_report(result, protocol)
+        report = make_report(result, protocol, landmarks)
         stage("writing")
         written = save(
             result, options.output, report, window=shown or window, beside=beside, **extra

@@ -145,13 +145,23 @@ def sd_log_jacobian(jacobian: Tensor, protocol: Protocol = "voxelopt") -> float:
 
 
 def sd_log_jacobian_strict(jacobian: Tensor) -> float:
-    """Standard deviation of ``log(max(J, 1e-3))`` in the same interior: folds count fully."""
-    return float(_interior(jacobian).double().clamp(min=1e-3).log().std(correction=0))
+    """Standard deviation of `log_jacobian` in the same interior: folds count fully."""
+    return float(log_jacobian(_interior(jacobian).double()).std(correction=0))
+
+
+def log_jacobian(jacobian: Tensor) -> Tensor:
+    """``log(max(J, 1e-3))``: symmetric in growing and shrinking, -6.9 where the field folds."""
+    return jacobian.clamp(min=1e-3).log()
 
 
 def folds(jacobian: Tensor) -> float:
     """Share (0 to 1) of all voxels with J <= 0, the outer ones too, which SDlogJ does not see."""
     return float((jacobian <= 0).double().mean())
+
+
+def target_registration_error(mapped_mm: Tensor, target_mm: Tensor) -> Tensor:
+    """Distance ``(...)`` in mm of mapped points ``(..., d)`` from where they belong."""
+    return (mapped_mm - target_mm).norm(dim=-1)
 
 
 def _interior(jacobian: Tensor) -> Tensor:

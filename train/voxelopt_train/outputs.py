@@ -10,6 +10,7 @@ from voxelopt_layers import jacobian_determinant
 from voxelopt_train.errors import InputError
 from voxelopt_train.files import all_or_none
 from voxelopt_train.images import Image, write_nifti
+from voxelopt_train.metrics import log_jacobian
 from voxelopt_train.picture import registration_picture
 from voxelopt_train.registration import Registration
 from voxelopt_train.report import Report
@@ -26,6 +27,7 @@ _NAMES = (
     "1InverseWarp.nii.gz",
     "Entropy.nii.gz",
     "Jacobian.nii.gz",
+    "LogJacobian.nii.gz",
 )
 
 
@@ -79,7 +81,8 @@ def save(
         inverse: write ``1InverseWarp.nii.gz`` too: apply ``-t [0GenericAffine.mat,1]
             -t 1InverseWarp.nii.gz`` to bring the fixed image to the moving one.
         entropy: write ``Entropy.nii.gz``, in nats.
-        jacobian: write ``Jacobian.nii.gz``, the determinant of the deformable part.
+        jacobian: write ``Jacobian.nii.gz``, the determinant of the deformable part, and
+            ``LogJacobian.nii.gz``, its logarithm where clipped at 1e-3.
         window: intensities shown as black and white in the picture.
         beside: more images to keep with the results, by name.
 
@@ -114,6 +117,7 @@ def save(
         if jacobian:
             determinant = jacobian_determinant(result.displacement)[0]
             write_nifti(path("Jacobian.nii.gz"), determinant, grid.affine)
+            write_nifti(path("LogJacobian.nii.gz"), log_jacobian(determinant), grid.affine)
         labels = result.labels
         registration_picture(
             path("Report.png"),

@@ -25,6 +25,7 @@ from voxelopt_train.metrics import (
     folds,
     sd_log_jacobian,
     sd_log_jacobian_strict,
+    target_registration_error,
 )
 
 
@@ -243,5 +244,8 @@ class TRE(PairMetric):
         points = fixed_keypoints.float().transpose(1, 2)
         at = points.reshape(*points.shape, *[1] * (d - 1))
         moved = points + sample(displacement.detach().float(), at, boundary="border").flatten(2)
-        error_mm = (moved.transpose(1, 2) - moving_keypoints) * spacing_mm[:, None]
-        self._add(index, error_mm.norm(dim=2).mean(dim=1, keepdim=True))
+        mapped_mm, target_mm = (
+            voxels * spacing_mm[:, None] for voxels in (moved.transpose(1, 2), moving_keypoints)
+        )
+        error_mm = target_registration_error(mapped_mm, target_mm)
+        self._add(index, error_mm.mean(dim=1, keepdim=True))

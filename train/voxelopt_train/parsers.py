@@ -15,6 +15,9 @@ from voxelopt_train.benchmark.peers_command import peers_parser
 from voxelopt_train.configs import config_names
 from voxelopt_train.convert_command import convert_parser
 from voxelopt_train.data.command import prepare_parser
+from voxelopt_train.jacobian import jacobian_parser
+from voxelopt_train.label_resampling import SIGMA_VOXELS
+from voxelopt_train.points.command import points_parser
 from voxelopt_train.registration import ENCODERS
 
 LIGHTNING_COMMANDS = {
@@ -39,6 +42,8 @@ def build_parser() -> ArgumentParser:
         ("apply", _apply_parser),
         ("convert", convert_parser),
         ("demo", _demo_parser),
+        ("points", points_parser),
+        ("jacobian", jacobian_parser),
         ("prepare", prepare_parser),
         ("compare", _compare_parser),
         ("ablate", _ablate_parser),
@@ -89,6 +94,13 @@ def _register_parser() -> tuple[ArgumentParser, str]:
     add("--fixed-labels", type=str, metavar="FILE", help="label map on the fixed grid")
     add("--moving-labels", type=str, metavar="FILE", help="label map on the moving grid")
     add(
+        "--fixed-points",
+        type=str,
+        metavar="FILE",
+        help="landmarks of the fixed image, as of voxelopt points (CSV: LPS), to report the TRE",
+    )
+    add("--moving-points", type=str, metavar="FILE", help="the same of the moving image")
+    add(
         "--protocol",
         choices=["voxelopt", "learn2reg"],
         default="voxelopt",
@@ -102,7 +114,11 @@ def _register_parser() -> tuple[ArgumentParser, str]:
         help=f"options from a YAML file, or one of {', '.join(config_names())}",
     )
     add("--entropy", action="store_true", help="write Entropy.nii.gz too")
-    add("--jacobian", action="store_true", help="write Jacobian.nii.gz too")
+    add(
+        "--jacobian",
+        action="store_true",
+        help="write Jacobian.nii.gz and LogJacobian.nii.gz too, of the deformable part",
+    )
     _add_method(parser)
     return parser, summary
 
@@ -133,7 +149,21 @@ def _apply_parser() -> tuple[ArgumentParser, str]:
     add(
         "-o", "--output", type=str, required=True, metavar="FILE", help="the result (.nii, .nii.gz)"
     )
-    add("--labels", action="store_true", help="nearest neighbour, whole numbers")
+    add("--labels", action="store_true", help="the image holds labels: whole numbers stay so")
+    add(
+        "--interpolation",
+        choices=["linear", "nearest", "gaussian"],
+        help="default: linear, nearest for labels; gaussian gives labels smooth boundaries: each "
+        "is blurred by itself, and the largest wins",
+    )
+    add(
+        "--sigma",
+        type=float,
+        metavar="VOXELS",
+        help="of gaussian, in voxels of the label map: the larger, the smoother, and the more of "
+        f"what is thin goes (default {SIGMA_VOXELS}: a label map on its own grid stays as it is; "
+        "MultiLabel of ANTs has 1, GenericLabel 0)",
+    )
     return parser, summary
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -18,8 +18,9 @@ from voxelopt_train.metrics import (
     sd_log_jacobian,
     sd_log_jacobian_strict,
 )
+from voxelopt_train.points import LandmarkPair
 from voxelopt_train.registration import Registration
-from voxelopt_train.transforms import mm_to_voxels
+from voxelopt_train.transforms import Transform, mm_to_voxels, voxels_to_mm
 
 _OF_LABELS = ("protocol", "dice", "hd95", "hd95_unit", "mean_dice", "mean_hd95")
 
@@ -35,9 +36,12 @@ class Report:
         sd_log_jacobian_strict: of log J clipped at 1e-3.
         folds: share of voxels with J <= 0.
         displacement_mm: mean and largest displacement.
-        inverse_error_voxels: mean length of ``compose(u, inverse)`` in the interior.
+        inverse_error_voxels: mean length of ``compose(u, inverse)`` in the inner half.
+        inverse_error_mm: mean and largest length of the same, in mm.
         working_grid: shape and spacing in mm of the grid the layer ran on.
         seconds: time of features and layer.
+        tre_mm: target registration error of landmarks, by stage as for labels: the mean, and that
+            of each point.
     """
 
     labels: dict[str, Evaluation]
@@ -46,8 +50,10 @@ class Report:
     folds: float
     displacement_mm: tuple[float, float]
     inverse_error_voxels: float
+    inverse_error_mm: tuple[float, float]
     working_grid: tuple[tuple[int, ...], tuple[float, ...]]
     seconds: float
+    tre_mm: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -58,32 +64,41 @@ class Report:
                 stage: {k: v for k, v in value.as_dict().items() if k in _OF_LABELS}
                 for stage, value in self.labels.items()
             },
+            "tre_mm": self.tre_mm,
             "sd_log_jacobian": self.sd_log_jacobian,
             "sd_log_jacobian_strict": self.sd_log_jacobian_strict,
             "folds": self.folds,
             "mean_displacement_mm": self.displacement_mm[0],
             "max_displacement_mm": self.displacement_mm[1],
             "inverse_error_voxels": self.inverse_error_voxels,
+            "mean_inverse_error_mm": self.inverse_error_mm[0],
+            "max_inverse_error_mm": self.inverse_error_mm[1],
             "working_grid": {"shape": list(shape), "spacing_mm": list(spacing)},
             "seconds": self.seconds,
         }
 
 
-def make_report(result: Registration, protocol: Protocol = "voxelopt") -> Report:
+def make_report(
+    result: Registration, protocol: Protocol = "voxelopt", landmarks: LandmarkPair | None = None
+) -> Report:
     """Evaluate a registration by one of the two protocols of `voxelopt_train.metrics`."""
     displacement = result.displacement
     jacobian = jacobian_determinant(displacement)
     inverse = mm_to_voxels(result.inverse_field.displacement_mm, result.inverse_field.grid)
     length = result.field.displacement_mm.norm(dim=1)
+    error = _inner_half(compose(displacement, inverse))
+    error_mm = voxels_to_mm(error, result.fixed.grid).norm(dim=1)
     return Report(
         labels=_evaluations(result, protocol),
         sd_log_jacobian=sd_log_jacobian(jacobian, protocol),
         sd_log_jacobian_strict=sd_log_jacobian_strict(jacobian),
         folds=folds(jacobian),
         displacement_mm=(float(length.mean()), float(length.max())),
-        inverse_error_voxels=_inverse_error(displacement, inverse),
+        inverse_error_voxels=float(error.norm(dim=1).mean()),
+        inverse_error_mm=(float(error_mm.mean()), float(error_mm.max())),
         working_grid=(result.working_grid.shape, result.working_grid.spacing),
         seconds=result.seconds,
+        tre_mm={} if landmarks is None else _landmark_errors(result, landmarks),
     )
 
 
@@ -106,38 +121,57 @@ def _evaluations(result: Registration, protocol: Protocol) -> dict[str, Evaluati
     return evaluations
 
 
-def _inverse_error(displacement: torch.Tensor, inverse: torch.Tensor) -> float:
-    """Over the inner half of each axis: the border maps to points that the grid does not hold."""
-    residual = compose(displacement, inverse).norm(dim=1)[0]
-    inner = tuple(slice(n // 4, n - n // 4) for n in residual.shape)
-    return float(residual[inner].mean())
+def _landmark_errors(result: Registration, landmarks: LandmarkPair) -> dict[str, dict[str, Any]]:
+    stages: dict[str, list[Transform]] = {"before": []}
+    if result.initial is not None:
+        stages["aligned"] = [result.initial]
+    stages["registered"] = result.transforms
+    return {
+        stage: landmarks.as_dict(landmarks.errors_mm(transforms))
+        for stage, transforms in stages.items()
+    }
+
+
+def _inner_half(displacement: torch.Tensor) -> torch.Tensor:
+    """Of each axis: the border maps to points that the grid does not hold."""
+    inner = (slice(n // 4, n - n // 4) for n in displacement.shape[2:])
+    return displacement[(..., *inner)]
 
 
 def summary_table(report: Report) -> Group:
     """The table that ends `voxelopt register`, and a sentence on the displacement."""
     table = Table(show_edge=False, pad_edge=False)
-    if report.labels:
-        unit = report.labels["registered"].hd95_unit
-        for heading in ("", "Dice", f"HD95 ({unit})", "SDlogJ", "folds"):
-            table.add_column(heading, justify="right" if heading else "left")
-        for stage, value in report.labels.items():
-            field = ("-", "-") if stage != "registered" else _regularity(report)
-            table.add_row(stage, f"{value.mean_dice:.3f}", f"{value.mean_hd95:.2f}", *field)
-    else:
-        table.add_column("SDlogJ", justify="right")
-        table.add_column("folds", justify="right")
-        table.add_row(*_regularity(report))
+    for heading in _headings(report):
+        table.add_column(heading, justify="right" if heading else "left")
+    for stage in report.labels or report.tre_mm or ["registered"]:
+        table.add_row(*_row(report, stage))
     mean, largest = report.displacement_mm
     shape, spacing = report.working_grid
     sentence = (
         f"displacement {mean:.1f} mm on average, {largest:.1f} mm at most "
         "(whole grid, without the initial alignment); "
-        f"inverse off by {report.inverse_error_voxels:.3f} voxels (mean, inner half); "
+        f"inverse off by {report.inverse_error_voxels:.3f} voxels on average, "
+        f"{report.inverse_error_mm[1]:.2f} mm at most (inner half); "
         f"grid {' x '.join(map(str, shape))} at {' x '.join(f'{s:.3g}' for s in spacing)} mm; "
         f"{report.seconds:.1f} s"
     )
     return Group(table, "", sentence)
 
 
-def _regularity(report: Report) -> tuple[str, str]:
-    return f"{report.sd_log_jacobian:.3f}", f"{100 * report.folds:.4f} %"
+def _headings(report: Report) -> list[str]:
+    headings = [""] if report.labels or report.tre_mm else []
+    if report.labels:
+        headings += ["Dice", f"HD95 ({report.labels['registered'].hd95_unit})"]
+    return [*headings, *(["TRE (mm)"] if report.tre_mm else []), "SDlogJ", "folds"]
+
+
+def _row(report: Report, stage: str) -> list[str]:
+    row = [stage] if report.labels or report.tre_mm else []
+    if report.labels:
+        value = report.labels[stage]
+        row += [f"{value.mean_dice:.3f}", f"{value.mean_hd95:.2f}"]
+    if report.tre_mm:
+        row.append(f"{report.tre_mm[stage]['mean']:.2f}")
+    if stage != "registered":
+        return [*row, "-", "-"]
+    return [*row, f"{report.sd_log_jacobian:.3f}", f"{100 * report.folds:.4f} %"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
 import numpy as np
@@ -44,23 +44,40 @@ def resample(
     if grid is image.grid and not transforms:  # every voxel onto itself
         dtype = torch.float32 if mode == "linear" else image.data.dtype
         return Image(image.data.to(dtype, copy=True), grid, image.name)
-    to_voxels = AffineTransform(np.linalg.inv(image.grid.affine))
-    stages = flatten((AffineTransform(grid.affine), *transforms, to_voxels))
+    stages = stages_between(grid, transforms, image.grid)
     data = image.data
     if mode == "linear":
         data = data.to(torch.float32)
         if antialias:
             data = _smooth(data, _voxel_step(stages))
     out = torch.empty(grid.shape, dtype=data.dtype, device=data.device)
-    for rows, indices in slabs(grid):
-        points = indices.to(data.device)
-        for stage in stages:
-            points = stage(points)
+    for slab, points in mapped_slabs(grid, stages, data.device):
         values = sample(data[None, None], points.to(torch.float32), mode, "border")
         if fill is not None:
             values = torch.where(inside(points, image.grid.shape), values, values.new_tensor(fill))
-        out[rows] = values[0, 0]
+        out[slab] = values[0, 0]
     return Image(out if mode == "linear" else out.to(image.data.dtype), grid, image.name)
+
+
+def stages_between(grid: Grid, transforms: Sequence[Transform], onto: Grid) -> list[Transform]:
+    """The maps from voxels of ``grid``, through the world, to voxels of ``onto``."""
+    to_voxels = AffineTransform(np.linalg.inv(onto.affine))
+    return flatten((AffineTransform(grid.affine), *transforms, to_voxels))
+
+
+def mapped_slabs(
+    grid: Grid, stages: Sequence[Transform], device: torch.device | str = "cpu"
+) -> Iterator[tuple[slice, Tensor]]:
+    """The voxels of ``grid`` through all stages, some rows at a time to spare memory.
+
+    Yields:
+        The rows along the first axis, and where their voxels go: ``(1, 3, rows, ny, nz)`` float64.
+    """
+    for rows, points in slabs(grid):
+        points = points.to(device)
+        for stage in stages:
+            points = stage(points)
+        yield rows, points
 
 
 def _voxel_step(stages: Iterable[Transform]) -> np.ndarray:

@@ -100,7 +100,8 @@ def _read(path: Path, name: str, fixed: Grid | None, moving: Grid | None) -> Tra
 def _needed(grid: Grid | None, path: Path, role: str, option: str) -> Grid:
     if grid is None:
         raise InputError(
-            f"transform {path}: this format needs the geometry of the {role} image ({option})"
+            f"transform {path}: needs the geometry of the {role} image, "
+            f"as voxelopt convert {option} FILE"
         )
     return grid
 
