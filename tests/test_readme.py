@@ -32,6 +32,8 @@ def files(tmp_path, monkeypatch):
     for name in ("fixed", "moving", "moving_labels"):
         image = getattr(pair, name)
         write_nifti(tmp_path / f"{name}.nii.gz", image.data, image.grid.affine)
+    for name in ("fixed", "moving"):
+        (tmp_path / f"{name}_points.csv").write_text("x,y,z,label\n-20,30,10,a\n40,-10,-30,b\n")
 
 
 def blocks(language: str) -> list[str]:
@@ -58,7 +60,7 @@ def test_commands_run(capsys):
     ]
     assert [command[0] for command in commands] == [
         *("fit", "fit", "compare", "predict"),
-        *("register", "apply"),
+        *("register", "apply", "points", "jacobian", "convert"),
     ]
     Path("phantom").write_text("not the recipe of this name")
     for command in commands:
