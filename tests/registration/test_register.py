@@ -44,6 +44,27 @@ def test_known_deformation_is_found(encoder):
     assert jacobian_determinant(result.displacement).min() > 0
 
 
+@pytest.mark.parametrize("side", ["fixed", "moving"])
+def test_what_a_mask_hides_does_not_mislead(side):
+    pair = deformed_pair(0, max_displacement_mm=40.0, **SIZE)
+    truth = pair.displacement
+    assert truth is not None
+    images = dict(zip(("fixed", "moving"), sources(pair), strict=True))
+    array, affine = images[side]
+    middle = tuple(slice(n // 3, n - n // 3) for n in array.shape)
+    array, mask = array.copy(), np.ones(array.shape, np.uint8)
+    array[middle] = np.roll(array, 3, axis=0)[middle]
+    mask[middle] = 0
+    images[side] = (array, affine)
+    body = pair.fixed.data > -300
+
+    def error(**masks) -> float:
+        result = register(**images, window=WINDOW, **masks)
+        return float((result.displacement - truth).norm(dim=1)[0][body].mean())
+
+    assert error(**{f"{side}_mask": (mask, affine)}) < 0.85 * error()
+
+
 def test_an_encoder_with_a_stride(pair):
     encoder = torch.nn.Sequential(RawIntensity(window=WINDOW), torch.nn.AvgPool3d(2))
     result = register(*sources(pair), encoder=encoder, **label_sources(pair))

@@ -101,6 +101,15 @@ def test_labels_are_refused_where_they_do_not_fit(pair):
         register(fixed, moving, fixed_labels=empty, moving_labels=empty)
 
 
+def test_masks_are_refused_where_they_do_not_fit(pair):
+    fixed, moving = sources(pair)
+    ones = np.ones(fixed[0].shape, np.uint8)
+    with pytest.raises(InputError, match="fixed mask does not lie on the grid of fixed image"):
+        register(fixed, moving, fixed_mask=(ones[1:], fixed[1]))
+    with pytest.raises(InputError, match="moving mask: the mask is 0 everywhere"):
+        register(fixed, moving, moving_mask=(0 * ones, moving[1]))
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

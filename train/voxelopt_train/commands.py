@@ -43,6 +43,7 @@ def run_register(options: Namespace) -> None:
         window=window,
         protocol=options.protocol,
         points=(options.fixed_points, options.moving_points),
+        masks=(options.fixed_mask, options.moving_mask),
         extra={name: getattr(options, name) for name in ("inverse", "entropy", "jacobian")},
     )
 
@@ -116,11 +117,12 @@ def _register_and_save(
     shown: tuple[float, float] | None = None,
     protocol: Protocol = "voxelopt",
     points: tuple[str | None, str | None] = (None, None),
+    masks: tuple[str | None, str | None] = (None, None),
     beside: Mapping[str, Image] | None = None,
 ) -> None:
     layer, device = _layer(options), torch_device(options.device)
     check_writable(split_prefix(options.output)[0])
-    check_kept((fixed, moving, *labels, *points, initial), output_paths(options.output))
+    check_kept((fixed, moving, *labels, *points, *masks, initial), output_paths(options.output))
     landmarks = read_landmarks(*points)
     with progress_bar(stages=7 + layer.levels) as stage:
         result = register(
@@ -133,6 +135,8 @@ def _register_and_save(
             window=window,
             fixed_labels=labels[0],
             moving_labels=labels[1],
+            fixed_mask=masks[0],
+            moving_mask=masks[1],
             device=device,
             progress=stage,
         )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
 from voxelopt_train.errors import InputError
 from voxelopt_train.images import Image, ImageLike, read_image
 from voxelopt_train.resampling import resample
@@ -52,6 +54,20 @@ def read_labels(source: ImageLike, name: str, image: Image) -> Image:
     if labels.data.min() < 0:
         raise InputError(f"{labels.name}: labels must be 0 or above, found {labels.data.min()}")
     return labels
+
+
+def read_mask(source: ImageLike | None, name: str, image: Image) -> Image:
+    """1 where a mask on the grid of ``image`` is above 0, else 0; 1 everywhere without a mask.
+
+    Raises:
+        InputError: it cannot be read, lies on another grid, is negative, or 0 everywhere.
+    """
+    if source is None:
+        return Image(torch.ones_like(image.data), image.grid, name)
+    mask = read_labels(source, name, image)
+    if not mask.data.any():
+        raise InputError(f"{mask.name}: the mask is 0 everywhere, nothing can be matched")
+    return Image((mask.data > 0).to(image.data.dtype), image.grid, mask.name)
 
 
 def warp_label_maps(

@@ -94,6 +94,13 @@ def _register_parser() -> tuple[ArgumentParser, str]:
     add("--fixed-labels", type=str, metavar="FILE", help="label map on the fixed grid")
     add("--moving-labels", type=str, metavar="FILE", help="label map on the moving grid")
     add(
+        "--fixed-mask",
+        type=str,
+        metavar="FILE",
+        help="on the fixed grid, 0 where nothing is to be matched (resected, implanted, cut off)",
+    )
+    add("--moving-mask", type=str, metavar="FILE", help="the same on the moving grid")
+    add(
         "--fixed-points",
         type=str,
         metavar="FILE",

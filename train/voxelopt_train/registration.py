@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,7 +25,7 @@ from voxelopt_train.alignment import initial_alignment
 from voxelopt_train.errors import InputError
 from voxelopt_train.grids import Grid, bounding_box_overlap, working_grid
 from voxelopt_train.images import Image, ImageLike, read_image
-from voxelopt_train.label_maps import LabelMaps, read_label_pair, warp_label_maps
+from voxelopt_train.label_maps import LabelMaps, read_label_pair, read_mask, warp_label_maps
 from voxelopt_train.resampling import resample
 from voxelopt_train.transforms import (
     AffineTransform,
@@ -80,6 +80,8 @@ def register(
     window: tuple[float, float] | None = None,
     fixed_labels: ImageLike | None = None,
     moving_labels: ImageLike | None = None,
+    fixed_mask: ImageLike | None = None,
+    moving_mask: ImageLike | None = None,
     device: str | torch.device = "cpu",
     progress: Callable[[str], None] | None = None,
 ) -> Registration:
@@ -99,6 +101,10 @@ def register(
             CT in HU; the initial alignment and the warped image keep them.
         fixed_labels: labels on the grid of ``fixed``.
         moving_labels: labels on the grid of ``moving``; resampled along, never used to register.
+        fixed_mask: on the grid of ``fixed``, 0 where it says nothing of what is registered, as at
+            a resected tumour or beyond an organ of interest; the field is filled in there from
+            around. The initial alignment sees the whole images.
+        moving_mask: the same on the grid of ``moving``.
         device: where the layer runs.
         progress: called with the name of each stage as it begins.
 
@@ -115,6 +121,13 @@ def register(
     fixed_image, moving_image = read_image(fixed, "fixed image"), read_image(moving, "moving image")
     matched = cut_off(fixed_image, window), cut_off(moving_image, window)
     check_pair(*matched, window)
+    seen = [
+        read_mask(mask, f"{role} mask", image)
+        for mask, role, image in (
+            (fixed_mask, "fixed", fixed_image),
+            (moving_mask, "moving", moving_image),
+        )
+    ]
     label_images = read_label_pair(fixed_labels, moving_labels, fixed_image, moving_image)
     grid = working_grid(fixed_image.grid, spacing_mm)
     if layer is None:
@@ -128,7 +141,7 @@ def register(
     background = float(moving_image.data.min())
 
     report("features")
-    images, masks = _on_working_grid(*matched, before, grid, device)
+    images, masks = _on_working_grid(matched, seen, before, grid, device)
     start = time.perf_counter()
     u, inverse, entropy = _solve(net, images, masks, report)
     seconds = time.perf_counter() - start
@@ -152,22 +165,23 @@ def register(
 
 
 def _on_working_grid(
-    fixed: Image,
-    moving: Image,
+    pair: Sequence[Image],
+    seen: Sequence[Image],
     before: list[AffineTransform],
     grid: Grid,
     device: str | torch.device,
 ) -> tuple[list[Tensor], dict[str, Tensor]]:
-    """Both images ``(1, 1, *shape)`` on ``grid``, and the masks of those that do not fill it."""
+    """Both images ``(1, 1, *shape)`` on ``grid``, and the masks of those not seen all over it."""
 
     def volume(image: Image) -> Tensor:
         return image.data[None, None].to(device)
 
     images, masks = [], {}
-    for name, image, transforms in (("fixed", fixed, []), ("moving", moving, before)):
+    sides = zip(("fixed", "moving"), pair, seen, ([], before), strict=True)
+    for name, image, where, transforms in sides:
         # Beyond its field of view an image continues: any other value would make an edge there.
         images.append(volume(resample(image, grid, transforms, fill=None, antialias=True)))
-        mask = _field_of_view(image, grid, transforms)
+        mask = resample(where, grid, transforms, mode="nearest")  # 0 outside the field of view
         if not mask.data.all():
             masks[f"{name}_mask"] = volume(mask)
     return images, masks
@@ -196,12 +210,6 @@ def _solve(
         )
     entropy = resize(solution.entropy[-1], shape)  # an encoder may have a stride
     return solution.displacement.cpu(), solution.inverse.cpu(), entropy.cpu()
-
-
-def _field_of_view(image: Image, grid: Grid, transforms: list[AffineTransform]) -> Image:
-    """1 where ``grid`` lies inside ``image``, else 0: there the image says nothing."""
-    ones = Image(torch.ones_like(image.data), image.grid, image.name)
-    return resample(ones, grid, transforms, mode="nearest")
 
 
 def _on_grid(field: DisplacementField, grid: Grid) -> DisplacementField:
