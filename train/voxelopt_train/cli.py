@@ -6,20 +6,20 @@ import re
 import sys
 from collections.abc import Sequence
 
-import torch
 from jsonargparse import ArgumentError, Namespace
 
 from voxelopt_models import EncoderError, WeightsError
 from voxelopt_train.benchmark.command import run_benchmark
 from voxelopt_train.benchmark.peers_command import run_peers
-from voxelopt_train.commands import run_apply, run_demo, run_register
+from voxelopt_train.cohort.command import run_registrations
+from voxelopt_train.commands import run_apply, run_demo
 from voxelopt_train.configs import find_configs
 from voxelopt_train.data.command import run_prepare
-from voxelopt_train.errors import InputError
+from voxelopt_train.errors import sentence
 from voxelopt_train.parsers import LIGHTNING_COMMANDS, build_parser
 
 _COMMANDS = {
-    "register": run_register,
+    "register": run_registrations,
     "apply": run_apply,
     "demo": run_demo,
     "prepare": run_prepare,
@@ -28,7 +28,6 @@ _COMMANDS = {
 }
 _INTERRUPTED = 128 + 2  # what shells and make expect of a process that SIGINT ended
 _NOTHING_WRITTEN = "nothing was written"
-_NO_MEMORY = "not enough memory for this grid; a coarser one takes less (--spacing MM)"
 # In the place of the Python types that jsonargparse names.
 _KINDS = {
     "int": "a whole number",
@@ -51,16 +50,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             options = build_parser().parse_args(find_configs(arguments))
             _run(options.command, options[options.command])
-    except (InputError, EncoderError, WeightsError, OSError) as error:
-        message = " ".join(str(error).split())
     except ArgumentError as error:
         message = _in_terms_of_options(str(error))
-    except (torch.OutOfMemoryError, MemoryError):
-        message = _NO_MEMORY
-    except RuntimeError as error:  # what the CPU allocator raises has no class of its own
-        if "allocate memory" not in str(error):
+    except (EncoderError, WeightsError) as error:
+        message = " ".join(str(error).split())
+    except Exception as error:
+        message = sentence(error)
+        if message is None:
             raise
-        message = _NO_MEMORY
     except KeyboardInterrupt as interrupt:
         print(f"voxelopt: interrupted, {str(interrupt) or _NOTHING_WRITTEN}", file=sys.stderr)
         return _INTERRUPTED

@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from voxelopt_layers import VoxelOptLayer
 from voxelopt_layers.presets import PRESETS
+from voxelopt_train.devices import torch_device
 from voxelopt_train.errors import InputError
 from voxelopt_train.files import all_or_none, check_kept, check_writable
 from voxelopt_train.images import Image, ImageLike, read_image, write_nifti
@@ -93,7 +93,7 @@ def _register_and_save(
     protocol: Protocol = "voxelopt",
     beside: Mapping[str, Image] | None = None,
 ) -> None:
-    layer, device = _layer(options), torch_device(options.device)
+    layer, device = VoxelOptLayer(**layer_settings(options)), torch_device(options.device)
     check_writable(split_prefix(options.output)[0])
     check_kept((fixed, moving, *labels, initial), output_paths(options.output))
     with progress_bar(stages=7 + layer.levels) as stage:
@@ -120,10 +120,10 @@ def _register_and_save(
     print("wrote", *written, sep="\n  ")
 
 
-def _layer(options: Namespace) -> VoxelOptLayer:
+def layer_settings(options: Namespace) -> Namespace:
     """The preset with single settings changed, each of them checked against its type."""
     preset = PRESETS[options.preset] if options.preset else best_settings(options.features)
-    return VoxelOptLayer(**checked_settings({**preset, **options.layer}, "layer"))
+    return checked_settings({**preset, **options.layer}, "layer")
 
 
 def checked_settings(settings: Mapping[str, Any], option: str) -> Namespace:
@@ -141,16 +141,6 @@ def checked_settings(settings: Mapping[str, Any], option: str) -> Namespace:
     except ValueError as error:
         raise InputError(f"--{option}: {error}") from error
     return parsed
-
-
-def torch_device(name: str) -> torch.device:
-    """The device of this name, or InputError where this machine has none."""
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device).cpu()
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"--device {name}: no such device here, cpu always works") from error
-    return device
 
 
 @contextmanager

@@ -132,9 +132,7 @@ def read_transform(spec: str | Path) -> Transform:
         InputError: the file is missing, damaged or of a kind that is not known, or the inverse of
             a displacement field is asked for.
     """
-    bracketed = re.fullmatch(r"\[(.+),\s*([01])\]", str(spec))
-    path = Path(bracketed[1] if bracketed else spec)
-    invert = bracketed is not None and bracketed[2] == "1"
+    path, invert = transform_file(spec)
     if path.name.endswith((".nii", ".nii.gz")):
         if invert:
             raise InputError(
@@ -145,6 +143,12 @@ def read_transform(spec: str | Path) -> Transform:
     affine = AffineTransform(RAS_TO_LPS @ read_itk_affine(path) @ RAS_TO_LPS)
     check_affine(affine.matrix, f"transform {path}")
     return affine.inverse() if invert else affine
+
+
+def transform_file(spec: str | Path) -> tuple[Path, bool]:
+    """The file of a transform as `read_transform` takes it, and whether its inverse is meant."""
+    bracketed = re.fullmatch(r"\[(.+),\s*([01])\]", str(spec))
+    return Path(bracketed[1] if bracketed else spec), bracketed is not None and bracketed[2] == "1"
 
 
 def _read_displacement_field(path: Path) -> DisplacementField:
