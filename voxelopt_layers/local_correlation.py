@@ -44,6 +44,16 @@ def local_correlation(fixed: Tensor, moving: Tensor) -> Tensor:
     return ((fm - f * m) * product.rsqrt()).clamp(-1, 1).mean(1)
 
 
+def volume_mean(image: Tensor, first_axis: int) -> Tensor:
+    """Mean over the axes from this one on, which keep a length of 1.
+
+    One axis after the other: of all in one, sums would differ with the number of threads.
+    """
+    for axis in reversed(range(first_axis, image.dim())):
+        image = image.mean(axis, keepdim=True)
+    return image
+
+
 def window_mean(image: Tensor, radius: int) -> Tensor:
     """Mean over the cube of ``2 * radius + 1`` voxels a side, where it lies inside."""
     d = image.dim() - 2
@@ -117,7 +127,7 @@ def _forward(
 
 
 def _brightness(image: Tensor) -> Tensor:
-    return image.detach().mean(tuple(range(2, image.dim())), keepdim=True)
+    return volume_mean(image.detach(), first_axis=2)
 
 
 def _parts(fixed: Tensor, moving: Tensor, offsets: Offsets, boundary: Boundary) -> Iterator[Tensor]:

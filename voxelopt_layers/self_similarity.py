@@ -7,7 +7,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from voxelopt_layers.local_correlation import window_mean
+from voxelopt_layers.local_correlation import volume_mean, window_mean
 from voxelopt_layers.offsets import pad
 
 
@@ -53,7 +53,7 @@ def mind_ssc(image: Tensor, radius: int = 2, dilation: int = 2) -> Tensor:
     distances = torch.cat([patch_distances(a) for a in neighbours if a[0] < d - 1], dim=1)
     distances = distances - distances.amin(1, keepdim=True)
     variance = distances.mean(1, keepdim=True)
-    typical = variance.mean(dim=tuple(range(1, image.dim())), keepdim=True)
+    typical = volume_mean(variance, first_axis=1)
     # A constant image has variance 0 everywhere: all descriptors are 1. The square of the floor is
     # still a number, so that their gradient is 0.
     floor = torch.finfo(image.dtype).tiny ** 0.5

@@ -72,6 +72,18 @@ def test_an_encoder_with_a_stride(pair):
     assert gain(result) > 0.05
 
 
+@pytest.mark.parametrize("encoder", ["mind", "raw"])
+def test_the_number_of_threads_changes_no_bit(request, pair, encoder):
+    before = torch.get_num_threads()
+    request.addfinalizer(lambda: torch.set_num_threads(before))
+    found = []
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        found.append(register(*sources(pair), encoder=encoder, initial="center-of-mass"))
+    assert torch.equal(found[0].displacement, found[1].displacement)
+    assert torch.equal(found[0].warped.data, found[1].warped.data)
+
+
 def test_field_in_voxels_and_in_millimetres_agree(plain):
     linear = torch.from_numpy(plain.fixed.grid.affine[:3, :3]).float()
     mm = torch.einsum("ij,bj...->bi...", linear, plain.displacement)

@@ -5,6 +5,7 @@ All of them give the affine transform that maps fixed world points to moving wor
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,9 @@ from voxelopt_train.transforms import RAS_TO_LPS, AffineTransform, read_transfor
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
+# What an initial alignment is called that is no file.
+ALIGNMENTS = ("none", "center-of-mass", "affine")
+_NEEDS_SIMPLEITK = "affine alignment needs SimpleITK: pip install SimpleITK"
 _WORKING_VOXELS = 80  # along the longest axis of the images that are registered
 _SAMPLES = 30_000  # voxels that the mutual information is estimated from, per level
 _SEED = 1
@@ -47,6 +51,18 @@ def initial_alignment(fixed: Image, moving: Image, method: str) -> AffineTransfo
         return _translation(center_of_mass(moving) - center_of_mass(fixed))
     if method == "affine":
         return register_affine(fixed, moving)
+    return _read_alignment(method)
+
+
+def check_alignment(method: str) -> None:
+    """Raise InputError for what `initial_alignment` refuses whatever the images are."""
+    if method == "affine" and importlib.util.find_spec("SimpleITK") is None:
+        raise InputError(_NEEDS_SIMPLEITK)
+    if method not in ALIGNMENTS:
+        _read_alignment(method)
+
+
+def _read_alignment(method: str) -> AffineTransform:
     if not method.startswith("[") and not Path(method).exists():
         raise InputError(
             f"initial alignment {method}: expected none, center-of-mass, affine, or the file of "
@@ -93,7 +109,7 @@ def register_affine(fixed: Image, moving: Image) -> AffineTransform:
     try:
         import SimpleITK as sitk
     except ImportError as error:
-        raise InputError("affine alignment needs SimpleITK: pip install SimpleITK") from error
+        raise InputError(_NEEDS_SIMPLEITK) from error
     fixed, moving = _working_copy(fixed), _working_copy(moving)
     masses = center_of_mass(fixed), center_of_mass(moving)
     offsets = np.zeros(3), moving.grid.center - fixed.grid.center, masses[1] - masses[0]

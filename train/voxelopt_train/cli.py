@@ -6,23 +6,23 @@ import re
 import sys
 from collections.abc import Sequence
 
-import torch
 from jsonargparse import ArgumentError, Namespace
 
 from voxelopt_models import EncoderError, WeightsError
 from voxelopt_train.benchmark.command import run_benchmark
 from voxelopt_train.benchmark.peers_command import run_peers
-from voxelopt_train.commands import run_apply, run_demo, run_register
+from voxelopt_train.cohort.command import run_registrations
+from voxelopt_train.commands import run_apply, run_demo
 from voxelopt_train.configs import find_configs
 from voxelopt_train.convert_command import run_convert
 from voxelopt_train.data.command import run_prepare
-from voxelopt_train.errors import InputError
+from voxelopt_train.errors import sentence
 from voxelopt_train.jacobian import run_jacobian
 from voxelopt_train.parsers import LIGHTNING_COMMANDS, build_parser
 from voxelopt_train.points.command import run_points
 
 _COMMANDS = {
-    "register": run_register,
+    "register": run_registrations,
     "apply": run_apply,
     "convert": run_convert,
     "points": run_points,
@@ -34,7 +34,6 @@ _COMMANDS = {
 }
 _INTERRUPTED = 128 + 2  # what shells and make expect of a process that SIGINT ended
 _NOTHING_WRITTEN = "nothing was written"
-_NO_MEMORY = "not enough memory for this grid; a coarser one takes less (--spacing MM)"
 # In the place of the Python types that jsonargparse names.
 _KINDS = {
     "int": "a whole number",
@@ -57,16 +56,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             options = build_parser().parse_args(find_configs(arguments))
             _run(options.command, options[options.command])
-    except (InputError, EncoderError, WeightsError, OSError) as error:
-        message = " ".join(str(error).split())
     except ArgumentError as error:
         message = _in_terms_of_options(str(error))
-    except (torch.OutOfMemoryError, MemoryError):
-        message = _NO_MEMORY
-    except RuntimeError as error:  # what the CPU allocator raises has no class of its own
-        if "allocate memory" not in str(error):
+    except (EncoderError, WeightsError) as error:
+        message = " ".join(str(error).split())
+    except Exception as error:
+        message = sentence(error)
+        if message is None:
             raise
-        message = _NO_MEMORY
     except KeyboardInterrupt as interrupt:
         print(f"voxelopt: interrupted, {str(interrupt) or _NOTHING_WRITTEN}", file=sys.stderr)
         return _INTERRUPTED

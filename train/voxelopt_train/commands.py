@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from voxelopt_layers import VoxelOptLayer
 from voxelopt_layers.presets import PRESETS
+from voxelopt_train.devices import torch_device
 from voxelopt_train.errors import InputError
 from voxelopt_train.files import all_or_none, check_kept, check_writable
 from voxelopt_train.images import Image, ImageLike, read_image, write_nifti
@@ -25,7 +25,7 @@ from voxelopt_train.points import read_landmarks
 from voxelopt_train.registration import best_settings, register
 from voxelopt_train.report import make_report, summary_table
 from voxelopt_train.resampling import resample
-from voxelopt_train.transforms import read_transform
+from voxelopt_train.transforms import read_transform, transform_file
 
 _SOFT_TISSUE = (-160.0, 240.0)  # HU that the demo's picture shows
 
@@ -72,7 +72,9 @@ def run_apply(options: Namespace) -> None:
     if not output.name.endswith((".nii", ".nii.gz")):
         raise InputError(f"--output {output}: expected a name ending in .nii or .nii.gz")
     check_writable(output.parent)
-    check_kept((options.image, options.reference, *(options.transform or [])), [output])
+    check_kept(
+        (options.image, options.reference, *map(transform_file, options.transform or [])), [output]
+    )
     how = _interpolation(options)
     image = read_image(options.image, "image", labels=options.labels)
     reference = read_image(options.reference, "reference")
@@ -120,7 +122,7 @@ def _register_and_save(
     masks: tuple[str | None, str | None] = (None, None),
     beside: Mapping[str, Image] | None = None,
 ) -> None:
-    layer, device = _layer(options), torch_device(options.device)
+    layer, device = VoxelOptLayer(**layer_settings(options)), torch_device(options.device)
     check_writable(split_prefix(options.output)[0])
     check_kept((fixed, moving, *labels, *points, *masks, initial), output_paths(options.output))
     landmarks = read_landmarks(*points)
@@ -150,10 +152,10 @@ def _register_and_save(
     print("wrote", *written, sep="\n  ")
 
 
-def _layer(options: Namespace) -> VoxelOptLayer:
+def layer_settings(options: Namespace) -> Namespace:
     """The preset with single settings changed, each of them checked against its type."""
     preset = PRESETS[options.preset] if options.preset else best_settings(options.features)
-    return VoxelOptLayer(**checked_settings({**preset, **options.layer}, "layer"))
+    return checked_settings({**preset, **options.layer}, "layer")
 
 
 def checked_settings(settings: Mapping[str, Any], option: str) -> Namespace:
@@ -171,16 +173,6 @@ def checked_settings(settings: Mapping[str, Any], option: str) -> Namespace:
     except ValueError as error:
         raise InputError(f"--{option}: {error}") from error
     return parsed
-
-
-def torch_device(name: str) -> torch.device:
-    """The device of this name, or InputError where this machine has none."""
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device).cpu()
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"--device {name}: no such device here, cpu always works") from error
-    return device
 
 
 @contextmanager

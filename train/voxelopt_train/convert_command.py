@@ -19,6 +19,7 @@ from voxelopt_train.transforms import (
     flatten,
     read_transform,
     slabs,
+    transform_file,
     write_transform,
 )
 
@@ -63,7 +64,9 @@ def run_convert(options: Namespace) -> None:
     """Read, join, write, and say how well fields were inverted where they had to be."""
     output = Path(options.output)
     check_writable(output.parent)
-    check_kept((options.reference, options.moving, *options.transform), [output])
+    check_kept(
+        (options.reference, options.moving, *map(transform_file, options.transform)), [output]
+    )
     fixed = read_grid(options.reference, "reference") if options.reference else None
     moving = read_grid(options.moving, "moving image") if options.moving else None
     transforms = [read_transform(spec, fixed, moving) for spec in options.transform]

@@ -88,10 +88,9 @@ def working_grid(fixed: Grid, spacing_mm: float | None) -> Grid:
     Raises:
         InputError: the isotropic grid would have too many or too few voxels.
     """
+    check_spacing(spacing_mm)
     if spacing_mm is None:
         return fixed
-    if not 0 < spacing_mm < math.inf:
-        raise InputError(f"the working spacing must be above 0 mm, got {spacing_mm:g}")
     extent = zip(fixed.shape, fixed.spacing, strict=True)
     voxels = math.prod(n * mm / spacing_mm for n, mm in extent)
     if voxels > _MOST_VOXELS:
@@ -103,6 +102,12 @@ def working_grid(fixed: Grid, spacing_mm: float | None) -> Grid:
             f"voxels, expected at least {_FEWEST_VOXELS} along two axes"
         )
     return grid
+
+
+def check_spacing(spacing_mm: float | None) -> None:
+    """Raise InputError for a working spacing that suits no image."""
+    if spacing_mm is not None and not 0 < spacing_mm < math.inf:
+        raise InputError(f"the working spacing must be above 0 mm, got {spacing_mm:g}")
 
 
 def bounding_box_overlap(a: Grid, b: Grid) -> bool:

@@ -14,7 +14,7 @@ from voxelopt_train.files import all_or_none, check_kept, check_writable
 from voxelopt_train.grids import Grid
 from voxelopt_train.images import read_grid, write_nifti
 from voxelopt_train.metrics import folds, log_jacobian, sd_log_jacobian_strict
-from voxelopt_train.transforms import Transform, read_transform, to_ddf
+from voxelopt_train.transforms import Transform, read_transform, to_ddf, transform_file
 
 
 def map_jacobian(transforms: Sequence[Transform], grid: Grid) -> Tensor:
@@ -75,7 +75,7 @@ def run_jacobian(options: Namespace) -> None:
     if not output.name.endswith((".nii", ".nii.gz")):
         raise InputError(f"--output {output}: expected a name ending in .nii or .nii.gz")
     check_writable(output.parent)
-    check_kept((options.reference, *options.transform), [output])
+    check_kept((options.reference, *map(transform_file, options.transform)), [output])
     grid = read_grid(options.reference, "reference")
     transforms = [read_transform(spec, grid) for spec in options.transform]
     jacobian = map_jacobian(transforms, grid)

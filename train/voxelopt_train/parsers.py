@@ -12,6 +12,7 @@ import voxelopt_layers
 from voxelopt_layers.presets import PRESETS
 from voxelopt_train.benchmark.command import benchmark_parser
 from voxelopt_train.benchmark.peers_command import peers_parser
+from voxelopt_train.cohort.command import add_cohort_options
 from voxelopt_train.configs import config_names
 from voxelopt_train.convert_command import convert_parser
 from voxelopt_train.data.command import prepare_parser
@@ -56,11 +57,16 @@ def build_parser() -> ArgumentParser:
 
 
 def _register_parser() -> tuple[ArgumentParser, str]:
-    summary = "Register two NIfTI files, with no training."
+    summary = "Register two NIfTI files, or many pairs of them, with no training."
     parser = ArgumentParser(description=summary, exit_on_error=False)
     add = parser.add_argument
-    add("fixed", type=str, help="the image that stays (.nii, .nii.gz)")
-    add("moving", type=str, help="the image that is warped onto it; any grid")
+    add("fixed", type=str, nargs="?", help="the image that stays (.nii, .nii.gz)")
+    add(
+        "moving",
+        type=str,
+        nargs="?",
+        help="the image that is warped onto it; any grid; a folder: each NIfTI file in it",
+    )
     add(
         "-o",
         "--output",
@@ -68,8 +74,9 @@ def _register_parser() -> tuple[ArgumentParser, str]:
         required=True,
         metavar="PREFIX",
         help="folder (out/, or any that exists) or start of the file names (out/pair1_); an "
-        "earlier registration there is replaced",
+        "earlier registration there is replaced; of many pairs, the folder of their folders",
     )
+    add_cohort_options(parser)
     add(
         "--initial",
         type=str,
@@ -92,7 +99,12 @@ def _register_parser() -> tuple[ArgumentParser, str]:
         help="cut intensities off here first (CT: -800 500)",
     )
     add("--fixed-labels", type=str, metavar="FILE", help="label map on the fixed grid")
-    add("--moving-labels", type=str, metavar="FILE", help="label map on the moving grid")
+    add(
+        "--moving-labels",
+        type=str,
+        metavar="FILE",
+        help="label map on the moving grid; of a folder, the folder with files of the same names",
+    )
     add(
         "--fixed-mask",
         type=str,

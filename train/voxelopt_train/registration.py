@@ -115,8 +115,7 @@ def register(
         InputError: an input cannot be used; the message says which, and why.
     """
     report = progress or (lambda stage: None)
-    if window is not None and not window[0] < window[1]:
-        raise InputError(f"the window must go from low to high, got {window[0]:g} {window[1]:g}")
+    check_window(window)
     report("reading the images")
     fixed_image, moving_image = read_image(fixed, "fixed image"), read_image(moving, "moving image")
     matched = cut_off(fixed_image, window), cut_off(moving_image, window)
@@ -243,6 +242,12 @@ def cut_off(image: Image, window: tuple[float, float] | None) -> Image:
     """The image with its intensities within the window, all of them if there is none."""
     # On the image's own grid: resampled first, what lies far outside would bleed into the window.
     return image if window is None else replace(image, data=image.data.clamp(*window))
+
+
+def check_window(window: tuple[float, float] | None) -> None:
+    """Raise InputError for a window that leaves nothing of any image."""
+    if window is not None and not window[0] < window[1]:
+        raise InputError(f"the window must go from low to high, got {window[0]:g} {window[1]:g}")
 
 
 def check_pair(fixed: Image, moving: Image, window: tuple[float, float] | None) -> None:

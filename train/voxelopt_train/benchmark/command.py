@@ -22,7 +22,7 @@ from voxelopt_layers.native import build
 from voxelopt_layers.presets import PRESETS
 from voxelopt_train.benchmark.peer_pairs import peer_pair
 from voxelopt_train.benchmark.peers import compare_tools, peers_table
-from voxelopt_train.commands import torch_device
+from voxelopt_train.devices import torch_device
 from voxelopt_train.errors import InputError
 from voxelopt_train.files import atomic_output, check_kept, check_writable, plain
 from voxelopt_train.table_formats import terminal_table

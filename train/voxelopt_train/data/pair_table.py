@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,21 +34,19 @@ def read_pair_table(path: Path) -> Cohort:
     Raises:
         InputError: the table cannot be read, has other columns or contradicts itself.
     """
-    rows = read_json(path) if path.suffix == ".json" else _csv_rows(path)
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise InputError(f"{path}: expected a list of pairs, each with the keys fixed and moving")
     files: dict[Path, dict[str, Path]] = {}
     listed = []
-    for number, row in enumerate(rows, 1):
+    for number, row in enumerate(read_rows(path, _COLUMNS), 1):
         place = f"{path}, pair {number}"
-        row = _checked(row, place)
+        if row.get("split") and row["split"] not in SPLITS:
+            raise InputError(f"{place}: split {row['split']}, expected one of {', '.join(SPLITS)}")
         sides = []
         for side in ("fixed", "moving"):
-            image = _resolve(path, row[side])
+            image = resolve(path, row[side])
             known = files.setdefault(image, {})
             for kind in _FILES:
                 if value := row.get(f"{side}_{kind}"):
-                    file = _resolve(path, value)
+                    file = resolve(path, value)
                     if known.setdefault(kind, file) != file:
                         raise InputError(f"{place}: other {kind} of {row[side]} than before")
             sides.append(image)
@@ -58,6 +56,24 @@ def read_pair_table(path: Path) -> Cohort:
         {names[image]: Subject(names[image], image, **more) for image, more in files.items()},
         {s: [(names[f], names[m]) for split, (f, m) in listed if split == s] for s in SPLITS},
     )
+
+
+def read_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    """The pairs of a table, as they are written there; each names a fixed and a moving image.
+
+    Args:
+        path: CSV with a header, or JSON with a list of objects.
+        columns: those that there may be.
+
+    Raises:
+        InputError: the table cannot be read, lists no pairs or has other columns.
+    """
+    rows = read_json(path) if path.suffix == ".json" else _csv_rows(path)
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise InputError(f"{path}: expected a list of pairs, each with the keys fixed and moving")
+    if not rows:
+        raise InputError(f"{path}: no pairs are listed here")
+    return [_checked(row, f"{path}, pair {number}", columns) for number, row in enumerate(rows, 1)]
 
 
 def read_json(path: Path) -> Any:
@@ -74,11 +90,11 @@ def subject_names(images: Iterable[Path]) -> dict[Path, str]:
     Raises:
         InputError: two files come to one name all the same.
     """
-    images = list(images)
+    images = list(dict.fromkeys(images))
     names = {image: image.name.split(".nii")[0] for image in images}
     if len(set(names.values())) < len(names):
-        root = os.path.commonpath([image.parent for image in images])
-        below = {image: image.relative_to(root).as_posix() for image in images}
+        root = os.path.commonpath([image.parent.absolute() for image in images])
+        below = {image: image.absolute().relative_to(root).as_posix() for image in images}
         names = {image: path.split(".nii")[0].replace("/", "_") for image, path in below.items()}
     check_unique(names)
     return names
@@ -92,19 +108,18 @@ def _csv_rows(path: Path) -> list[dict[str, str]]:
         raise InputError(f"{path}: this is no CSV file that can be read") from error
 
 
-def _checked(row: dict[Any, Any], place: str) -> dict[str, str]:
-    unknown = [str(column) for column in row if column not in _COLUMNS]
+def _checked(row: dict[Any, Any], place: str, columns: Sequence[str]) -> dict[str, str]:
+    unknown = [str(column) for column in row if column not in columns]
     if unknown:
-        expected = ", ".join(_COLUMNS)
+        expected = ", ".join(columns)
         raise InputError(f"{place}: unknown column {unknown[0]}, expected {expected}")
     values = {column: str(value).strip() for column, value in row.items() if value is not None}
     for side in ("fixed", "moving"):
         if not values.get(side):
             raise InputError(f"{place}: no {side} image is given")
-    if values.get("split") and values["split"] not in SPLITS:
-        raise InputError(f"{place}: split {values['split']}, expected one of {', '.join(SPLITS)}")
     return values
 
 
-def _resolve(table: Path, value: str) -> Path:
+def resolve(table: Path, value: str) -> Path:
+    """A path that is written in a table: relative to the folder that the table lies in."""
     return Path(os.path.normpath(table.parent / value))

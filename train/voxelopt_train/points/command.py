@@ -22,6 +22,7 @@ from voxelopt_train.transforms import (
     inside,
     map_points,
     read_transform,
+    transform_file,
 )
 
 _DIRECTION = (
@@ -77,7 +78,7 @@ def run_points(options: Namespace) -> None:
     if output is not None:
         check_suffix(output)
         check_writable(output.parent)
-        check_kept((options.points, options.moving_points, *specs), [output])
+        check_kept((options.points, options.moving_points, *map(transform_file, specs)), [output])
     points = read_points(options.points, options.frame)
     pair = None
     if options.moving_points is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,7 @@ class LandmarkPair:
         return {"mean": float(errors_mm.mean()), "per_point": per_point}
 
 
-def read_landmarks(fixed: str | None, moving: str | None) -> LandmarkPair | None:
+def read_landmarks(fixed: str | Path | None, moving: str | Path | None) -> LandmarkPair | None:
     """Landmarks from the files of two images (CSV: in LPS); None if there are none.
 
     Raises:

@@ -4,6 +4,7 @@ from voxelopt_train.transforms.ddf import from_ddf, to_ddf
 from voxelopt_train.transforms.formats import (
     FORMATS,
     read_transform,
+    transform_file,
     write_affine,
     write_transform,
 )
@@ -44,6 +45,7 @@ __all__ = [
     "slabs",
     "to_ddf",
     "to_simpleitk",
+    "transform_file",
     "voxels_to_mm",
     "write_affine",
     "write_displacement_field",

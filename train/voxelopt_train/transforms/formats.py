@@ -63,13 +63,24 @@ def read_transform(
         InputError: the file is missing, damaged or of a kind that is not known, or a grid that it
             needs is not given.
     """
+    path, name, inverse = _parsed(spec)
+    transform = _read(path, name or _format_of(path), fixed, moving)
+    return transform.inverse() if inverse else transform
+
+
+def transform_file(spec: str | Path) -> Path:
+    """The file that `read_transform` reads."""
+    return _parsed(spec)[0]
+
+
+def _parsed(spec: str | Path) -> tuple[Path, str, bool]:
+    """File, name of the format if one is given, and whether its inverse is meant."""
     bracketed = re.fullmatch(r"\[(.+),\s*([01])\]", str(spec))
     text = bracketed[1] if bracketed else str(spec)
     name, colon, rest = text.partition(":")
     known = bool(colon) and name in _READERS
-    path = Path(rest if known else text)
-    transform = _read(path, name if known else _format_of(path), fixed, moving)
-    return transform.inverse() if bracketed is not None and bracketed[2] == "1" else transform
+    inverse = bracketed is not None and bracketed[2] == "1"
+    return Path(rest if known else text), name if known else "", inverse
 
 
 def _format_of(path: Path) -> str:

@@ -1,0 +1,150 @@
+"""One case of a cohort: what its results are made from, and what a worker does of it.
+
+A case is complete where its ``Report.json`` says that it was made from the same inputs and
+settings. Results move to their folder together, that file last.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import voxelopt_layers
+from voxelopt_layers import VoxelOptLayer
+from voxelopt_train.alignment import ALIGNMENTS
+from voxelopt_train.cohort.cases import Case
+from voxelopt_train.errors import sentence
+from voxelopt_train.label_metrics import Protocol
+from voxelopt_train.points import read_landmarks
+from voxelopt_train.registration import register
+from voxelopt_train.report import make_report
+from voxelopt_train.transforms import transform_file
+
+REPORT = "Report.json"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What holds for all cases of a cohort, see `register_cohort`; ``layer`` has all keywords."""
+
+    encoder: str
+    layer: dict[str, Any]
+    spacing_mm: float | None
+    initial: str
+    window: tuple[float, float] | None
+    protocol: Protocol
+    inverse: bool
+    entropy: bool
+    jacobian: bool
+    device: str
+
+
+def made_from(case: Case, settings: Settings) -> dict[str, Any]:
+    """All that the results of a case hang on, as JSON gives it back.
+
+    Files by path, size and time of change in ns; None for one that is not there.
+    """
+    initial = case.initial or settings.initial
+    files = dict(case.files)
+    if initial not in ALIGNMENTS:
+        files["initial"] = transform_file(initial)
+    chosen = asdict(settings) | {"initial": initial}
+    del chosen["device"]  # where it was made
+    chosen["layer"] = {key: repr(value) for key, value in settings.layer.items()}
+    stamps = {role: _stamp(Path(file)) for role, file in files.items()}
+    made = {"voxelopt": voxelopt_layers.__version__, "inputs": stamps, "settings": chosen}
+    return json.loads(json.dumps(made))
+
+
+def _stamp(file: Path) -> list[str | int] | None:
+    try:
+        stat = file.stat()
+    except OSError:
+        return None
+    return [str(file.resolve()), stat.st_size, stat.st_mtime_ns]
+
+
+def is_complete(case: Case, settings: Settings, output: Path) -> bool:
+    """Whether there are results of a case in the cohort's folder, made from the same."""
+    return kept_report(output / case.name).get("made_from") == made_from(case, settings)
+
+
+def kept_report(folder: Path) -> dict[str, Any]:
+    """The report of a case that is complete; empty where there is none that can be read."""
+    try:
+        report = json.loads((folder / REPORT).read_text())
+    except (OSError, ValueError):
+        return {}
+    return report if isinstance(report, dict) else {}
+
+
+def register_case(case: Case, settings: Settings, output: Path, temporary: Path) -> str:
+    """Register a case and leave its files in a folder of its name; what a worker calls.
+
+    Args:
+        case: the pair.
+        settings: how.
+        output: the folder of the cohort.
+        temporary: a folder on the same file system, for files that are not complete.
+
+    Returns:
+        A sentence on what went wrong, empty where nothing did.
+    """
+    made, folder = temporary / case.name, output / case.name
+    try:
+        _register_and_save(case, settings, made)
+        _publish(made, folder)
+    except Exception as error:  # whatever it is, the other cases go on
+        message = sentence(error)
+        if message is None:
+            message = f"a defect of this program, {type(error).__name__}: {error}"
+        return " ".join(message.replace(str(made), str(folder)).split())
+    return ""
+
+
+def _register_and_save(case: Case, settings: Settings, folder: Path) -> None:
+    # Plots take half a second to import, which workers alone are to spend.
+    from voxelopt_train.outputs import save
+
+    made = made_from(case, settings)  # before anything is read: what changes now is out of date
+    landmarks = read_landmarks(case.fixed_points, case.moving_points)
+    result = register(
+        case.fixed,
+        case.moving,
+        encoder=settings.encoder,
+        layer=VoxelOptLayer(**settings.layer),
+        spacing_mm=settings.spacing_mm,
+        initial=case.initial or settings.initial,
+        window=settings.window,
+        fixed_labels=case.fixed_labels,
+        moving_labels=case.moving_labels,
+        fixed_mask=case.fixed_mask,
+        moving_mask=case.moving_mask,
+        device=settings.device,
+    )
+    save(
+        result,
+        f"{folder}/",
+        make_report(result, settings.protocol, landmarks),
+        inverse=settings.inverse,
+        entropy=settings.entropy,
+        jacobian=settings.jacobian,
+        window=settings.window,
+    )
+    report = folder / REPORT
+    content = {**json.loads(report.read_text()), "made_from": made}
+    report.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _publish(made: Path, folder: Path) -> None:
+    """Move results to their folder, in the place of older ones; the report that vouches last."""
+    from voxelopt_train.outputs import output_paths
+
+    folder.mkdir(exist_ok=True)
+    (folder / REPORT).unlink(missing_ok=True)
+    for outdated in output_paths(f"{folder}/"):
+        outdated.unlink(missing_ok=True)
+    for path in sorted(made.iterdir(), key=lambda path: path.name == REPORT):
+        path.replace(folder / path.name)

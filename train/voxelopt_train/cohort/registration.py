@@ -1,0 +1,198 @@
+"""Register a cohort: every pair of a table, or every image of a folder to an atlas."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
+from inspect import signature
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from voxelopt_layers import VoxelOptLayer
+from voxelopt_train.alignment import check_alignment
+from voxelopt_train.cohort.cases import Case, check_names, read_cases
+from voxelopt_train.cohort.one_case import Settings, is_complete, kept_report, register_case
+from voxelopt_train.cohort.results import FILES, CaseResult, CohortResults
+from voxelopt_train.cohort.workers import in_workers
+from voxelopt_train.devices import torch_device
+from voxelopt_train.errors import InputError
+from voxelopt_train.files import check_kept, check_writable
+from voxelopt_train.grids import check_spacing
+from voxelopt_train.label_metrics import Protocol
+from voxelopt_train.registration import ENCODERS, best_settings, check_window
+from voxelopt_train.transforms import transform_file
+
+
+def register_cohort(
+    cases: str | Path | Iterable[Case],
+    output: str | Path,
+    *,
+    encoder: str = "raw",
+    layer: Mapping[str, Any] | None = None,
+    spacing_mm: float | None = None,
+    initial: str = "none",
+    window: tuple[float, float] | None = None,
+    protocol: Protocol = "voxelopt",
+    inverse: bool = False,
+    entropy: bool = False,
+    jacobian: bool = False,
+    device: str = "cpu",
+    workers: int = 1,
+    progress: Callable[[str], None] | None = None,
+) -> CohortResults:
+    """Register many pairs with no training, in several processes, and write all of their results.
+
+    A case whose results are there, made from the same files and settings, is not registered again:
+    after an interruption, or with more cases, the same call goes on. A case that fails, by a bad
+    file or with its process, is recorded, and the others are done all the same.
+
+    Processes are spawned, so a script that calls this has to do so below
+    ``if __name__ == "__main__":``. All of them are on one machine; for prepared data and trained
+    networks, ``voxelopt predict`` takes several GPUs and several machines.
+
+    Args:
+        cases: a CSV or JSON file, see `read_cases`; or cases, as those of `atlas_cases`.
+        output: folder; each case leaves its files in a folder of its name there, see
+            `voxelopt_train.outputs.save`, and all of them ``results.csv``, ``.json`` and ``.md``.
+        encoder: ``"raw"`` or ``"mind"`` (for images of different modalities).
+        layer: keywords of `VoxelOptLayer`; None: those that measured best with these features.
+        spacing_mm: work on an isotropic grid of this voxel size; None: on the fixed grid.
+        initial: initial alignment of cases that name none, see `voxelopt_train.register`.
+        window: intensities outside these two values are cut off first.
+        protocol: how labels and regularity are evaluated.
+        inverse: write ``1InverseWarp.nii.gz`` too.
+        entropy: write ``Entropy.nii.gz`` too.
+        jacobian: write ``Jacobian.nii.gz`` too.
+        device: where the layer runs, in all processes; results do not count as made anew for it.
+        workers: number of processes; they share the threads that PyTorch has here, and each takes
+            the memory of a registration.
+        progress: called as each case ends, with the numbers of those done, failed and left.
+
+    Returns:
+        A row for each case, failed ones too.
+
+    Raises:
+        InputError: the cases or settings cannot be used, or nothing can be written; found out
+            before the first case begins.
+        KeyboardInterrupt: with a sentence on what stays; all processes have ended.
+    """
+    table = [cases] if isinstance(cases, str | Path) else []
+    cases = read_cases(cases) if isinstance(cases, str | Path) else list(cases)
+    settings = Settings(
+        encoder=encoder,
+        layer=_all_keywords(best_settings(encoder) if layer is None else layer),
+        spacing_mm=spacing_mm,
+        initial=initial,
+        window=window,
+        protocol=protocol,
+        inverse=inverse,
+        entropy=entropy,
+        jacobian=jacobian,
+        device=device,
+    )
+    output = Path(output)
+    _check_settings(settings, workers)
+    _check_places(cases, output, [*table, initial])
+    due = [case for case in cases if not is_complete(case, settings, output)]
+    try:
+        errors = _register_all(cases, due, settings, output, workers, progress or (lambda _: None))
+        results = CohortResults(
+            protocol,
+            [_result(case, errors.get(case.name, ""), output) for case in cases],
+            kept=len(cases) - len(due),
+        )
+        results.write(output)
+    except KeyboardInterrupt as interrupt:
+        complete = sum(is_complete(case, settings, output) for case in cases)
+        raise KeyboardInterrupt(
+            f"{complete} of {len(cases)} cases are complete and stay, the same command goes on"
+        ) from interrupt
+    return results
+
+
+def _register_all(
+    cases: Sequence[Case],
+    due: Sequence[Case],
+    settings: Settings,
+    output: Path,
+    workers: int,
+    progress: Callable[[str], None],
+) -> dict[str, str]:
+    """Register the cases that are due; returns a sentence for each that failed, by its name."""
+    errors: dict[str, str] = {}
+
+    def tell(ended: int) -> None:
+        done = ended - len(errors)
+        progress(f"{done} done, {len(errors)} failed, {len(cases) - ended} left")
+
+    kept = len(cases) - len(due)
+    for ended in range(1, kept + 1):
+        tell(ended)
+    workers = max(1, min(workers, len(due)))
+    threads = max(1, torch.get_num_threads() // workers)
+    output.mkdir(parents=True, exist_ok=True)
+    # One folder for all that is not complete: it goes in the end, whatever became of the workers.
+    with TemporaryDirectory(dir=output, prefix=".voxelopt-") as temporary:
+        tasks = [(case, settings, output, Path(temporary)) for case in due]
+        with closing(in_workers(register_case, tasks, workers, threads)) as outcomes:
+            for ended, (index, outcome) in enumerate(outcomes, kept + 1):
+                if outcome:
+                    errors[due[index].name] = str(outcome)
+                tell(ended)
+    return errors
+
+
+def _result(case: Case, error: str, output: Path) -> CaseResult:
+    names = case.name, str(case.fixed), str(case.moving)
+    if error:
+        return CaseResult(*names, "failed", error=error)
+    return CaseResult.done(*names, kept_report(output / case.name))
+
+
+def _all_keywords(layer: Mapping[str, Any]) -> dict[str, Any]:
+    """Keywords of the layer with the defaults of those that are not given: they may change."""
+    try:
+        VoxelOptLayer(**layer)
+        keywords = signature(VoxelOptLayer).bind(**layer)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"layer: {error}") from error
+    keywords.apply_defaults()
+    return keywords.arguments
+
+
+def _check_settings(settings: Settings, workers: int) -> None:
+    """What `voxelopt_train.register` refuses whatever the images are, before there are any."""
+    if settings.encoder not in ENCODERS:
+        raise InputError(f"features must be one of {', '.join(ENCODERS)}, got {settings.encoder}")
+    check_window(settings.window)
+    check_spacing(settings.spacing_mm)
+    check_alignment(settings.initial)
+    torch_device(settings.device)
+    if workers < 1:
+        raise InputError(f"the number of workers must be 1 or more, got {workers}")
+
+
+def _check_places(cases: Sequence[Case], output: Path, more: Iterable[str | Path]) -> None:
+    """Raise InputError where results could not be written, or would overwrite what is read.
+
+    ``more`` is read too: initial alignments, and the table.
+    """
+    from voxelopt_train.outputs import output_paths, split_prefix  # plots take time to import
+
+    if not cases:
+        raise InputError("a cohort needs at least one case")
+    check_names(cases, FILES)
+    split_prefix(str(output))
+    results = [output / name for name in FILES]
+    for case in cases:
+        check_writable(output / case.name)
+        results += output_paths(f"{output / case.name}/")
+    for path in results:
+        if path.is_dir():
+            raise InputError(f"{path} cannot be written: there is a folder of this name")
+    inputs = [file for case in cases for file in case.files.values()]
+    alignments = [case.initial for case in cases if case.initial]
+    check_kept([*inputs, *(transform_file(a) for a in [*alignments, *more])], results)
