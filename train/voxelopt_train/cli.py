@@ -16,12 +16,14 @@ from voxelopt_train.commands import run_apply, run_demo, run_register
 from voxelopt_train.configs import find_configs
 from voxelopt_train.data.command import run_prepare
 from voxelopt_train.errors import InputError
+from voxelopt_train.html_report.command import run_report
 from voxelopt_train.parsers import LIGHTNING_COMMANDS, build_parser
 
 _COMMANDS = {
     "register": run_register,
     "apply": run_apply,
     "demo": run_demo,
+    "report": run_report,
     "prepare": run_prepare,
     "benchmark": run_benchmark,
     "peers": run_peers,

@@ -19,7 +19,8 @@ from voxelopt_train.files import all_or_none, check_kept, check_writable
 from voxelopt_train.images import Image, ImageLike, read_image, write_nifti
 from voxelopt_train.label_metrics import Protocol
 from voxelopt_train.outputs import output_paths, save, split_prefix
-from voxelopt_train.phantom import CT_WINDOW, phantom_pair
+from voxelopt_train.phantom import CT_WINDOW, ORGANS, phantom_pair
+from voxelopt_train.provenance import INPUTS, method_settings
 from voxelopt_train.registration import best_settings, register
 from voxelopt_train.report import make_report, summary_table
 from voxelopt_train.resampling import resample
@@ -59,6 +60,7 @@ def run_demo(options: Namespace) -> None:
         shown=_SOFT_TISSUE,
         extra={"inverse": True, "entropy": True, "jacobian": True},
         beside=images,
+        label_names=ORGANS,
     )
 
 
@@ -92,6 +94,7 @@ def _register_and_save(
     shown: tuple[float, float] | None = None,
     protocol: Protocol = "voxelopt",
     beside: Mapping[str, Image] | None = None,
+    label_names: Mapping[int, str] | None = None,
 ) -> None:
     layer, device = _layer(options), torch_device(options.device)
     check_writable(split_prefix(options.output)[0])
@@ -113,8 +116,20 @@ def _register_and_save(
         stage("evaluating")
         report = make_report(result, protocol)
         stage("writing")
+        details: dict[str, Any] = {
+            "settings": method_settings(options, spacing_mm, initial, window, shown or window)
+        }
+        if label_names:
+            details["label_names"] = label_names
         written = save(
-            result, options.output, report, window=shown or window, beside=beside, **extra
+            result,
+            options.output,
+            report,
+            window=shown or window,
+            beside=beside,
+            inputs=dict(zip(INPUTS, (fixed, moving, *labels), strict=True)),
+            details=details,
+            **extra,
         )
     Console().print(summary_table(report))
     print("wrote", *written, sep="\n  ")

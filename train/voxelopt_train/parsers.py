@@ -14,6 +14,7 @@ from voxelopt_train.benchmark.command import benchmark_parser
 from voxelopt_train.benchmark.peers_command import peers_parser
 from voxelopt_train.configs import config_names
 from voxelopt_train.data.command import prepare_parser
+from voxelopt_train.html_report.command import report_parser
 from voxelopt_train.registration import ENCODERS
 
 LIGHTNING_COMMANDS = {
@@ -37,6 +38,7 @@ def build_parser() -> ArgumentParser:
         ("register", _register_parser),
         ("apply", _apply_parser),
         ("demo", _demo_parser),
+        ("report", report_parser),
         ("prepare", prepare_parser),
         ("compare", _compare_parser),
         ("ablate", _ablate_parser),
