@@ -40,6 +40,9 @@ def test_the_wheel_holds_the_three_packages_and_nothing_else(wheel):
     }
     assert any(source.endswith(".cpp") for source in sources)
     assert sources <= set(names)
+    report = PACKAGES["voxelopt_train"] / "html_report" / "assets"
+    assets = {f"voxelopt_train/html_report/assets/{path.name}" for path in report.iterdir()}
+    assert len(assets) == 10 and assets <= set(names)
     assert {f"{package}/py.typed" for package in PACKAGES} <= set(names)
     configs = {f"voxelopt_train/configs/{path.name}" for path in (ROOT / "configs").glob("*.yaml")}
     assert configs and configs <= set(names)

@@ -60,7 +60,7 @@ def test_commands_run(capsys):
     ]
     assert [command[0] for command in commands] == [
         *("fit", "fit", "compare", "predict"),
-        *("register", "apply", "points", "jacobian", "convert"),
+        *("register", "apply", "report", "points", "jacobian", "convert"),
     ]
     Path("phantom").write_text("not the recipe of this name")
     for command in commands:

@@ -118,6 +118,10 @@ def test_what_is_complete_stays_and_all_else_is_made_anew(run):
     assert written(third, second) == {"b"}
     Path("out/a/notes.txt").touch()
     assert run(*command, "--layer.alpha", "1", "--inverse")[0] == 0  # changed settings
+    report = strict_json("out/a/Report.json")  # what `voxelopt report` shows
+    assert report["inputs"]["moving"] == str(Path("a.nii.gz").resolve())
+    assert report["settings"]["preset"] == "intensity"
+    assert report["settings"]["layer"] == {"alpha": 1.0, "levels": 1}
     fourth = times("out")
     assert not third.items() & fourth.items()
     assert names("out/a") == {*ALWAYS, "notes.txt", "1InverseWarp.nii.gz"}

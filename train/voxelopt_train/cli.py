@@ -17,6 +17,7 @@ from voxelopt_train.configs import find_configs
 from voxelopt_train.convert_command import run_convert
 from voxelopt_train.data.command import run_prepare
 from voxelopt_train.errors import sentence
+from voxelopt_train.html_report.command import run_report
 from voxelopt_train.jacobian import run_jacobian
 from voxelopt_train.parsers import LIGHTNING_COMMANDS, build_parser
 from voxelopt_train.points.command import run_points
@@ -28,6 +29,7 @@ _COMMANDS = {
     "points": run_points,
     "jacobian": run_jacobian,
     "demo": run_demo,
+    "report": run_report,
     "prepare": run_prepare,
     "benchmark": run_benchmark,
     "peers": run_peers,

@@ -20,8 +20,9 @@ from voxelopt_train.images import Image, ImageLike, read_image, write_nifti
 from voxelopt_train.label_metrics import Protocol
 from voxelopt_train.label_resampling import SIGMA_VOXELS, resample_labels, vanished
 from voxelopt_train.outputs import output_paths, save, split_prefix
-from voxelopt_train.phantom import CT_WINDOW, phantom_pair
+from voxelopt_train.phantom import CT_WINDOW, ORGANS, phantom_pair
 from voxelopt_train.points import read_landmarks
+from voxelopt_train.provenance import INPUTS, method_settings
 from voxelopt_train.registration import best_settings, register
 from voxelopt_train.report import make_report, summary_table
 from voxelopt_train.resampling import resample
@@ -63,6 +64,7 @@ def run_demo(options: Namespace) -> None:
         shown=_SOFT_TISSUE,
         extra={"inverse": True, "entropy": True, "jacobian": True},
         beside=images,
+        label_names=ORGANS,
     )
 
 
@@ -121,6 +123,7 @@ def _register_and_save(
     points: tuple[str | None, str | None] = (None, None),
     masks: tuple[str | None, str | None] = (None, None),
     beside: Mapping[str, Image] | None = None,
+    label_names: Mapping[int, str] | None = None,
 ) -> None:
     layer, device = VoxelOptLayer(**layer_settings(options)), torch_device(options.device)
     check_writable(split_prefix(options.output)[0])
@@ -145,8 +148,29 @@ def _register_and_save(
         stage("evaluating")
         report = make_report(result, protocol, landmarks)
         stage("writing")
+        details: dict[str, Any] = {
+            "settings": method_settings(
+                features=options.features,
+                preset=options.preset,
+                layer=options.layer,
+                spacing_mm=spacing_mm,
+                initial=initial,
+                window=window,
+                shown=shown or window,
+                device=options.device,
+            )
+        }
+        if label_names:
+            details["label_names"] = label_names
         written = save(
-            result, options.output, report, window=shown or window, beside=beside, **extra
+            result,
+            options.output,
+            report,
+            window=shown or window,
+            beside=beside,
+            inputs=dict(zip(INPUTS, (fixed, moving, *labels), strict=True)),
+            details=details,
+            **extra,
         )
     Console().print(summary_table(report))
     print("wrote", *written, sep="\n  ")

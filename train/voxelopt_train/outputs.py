@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from voxelopt_layers import jacobian_determinant
 from voxelopt_train.errors import InputError
 from voxelopt_train.files import all_or_none
-from voxelopt_train.images import Image, write_nifti
+from voxelopt_train.images import Image, ImageLike, write_nifti
 from voxelopt_train.metrics import log_jacobian
 from voxelopt_train.picture import registration_picture
+from voxelopt_train.provenance import input_paths
 from voxelopt_train.registration import Registration
 from voxelopt_train.report import Report
 from voxelopt_train.transforms import write_affine, write_displacement_field
@@ -65,6 +67,8 @@ def save(
     jacobian: bool = False,
     window: tuple[float, float] | None = None,
     beside: Mapping[str, Image] | None = None,
+    inputs: Mapping[str, ImageLike | None] | None = None,
+    details: Mapping[str, Any] | None = None,
 ) -> list[Path]:
     """Write a registration.
 
@@ -85,6 +89,9 @@ def save(
             ``LogJacobian.nii.gz``, its logarithm where clipped at 1e-3.
         window: intensities shown as black and white in the picture.
         beside: more images to keep with the results, by name.
+        inputs: what was registered, by name, see `voxelopt_train.provenance.INPUTS`: the report
+            names their files, so that `voxelopt report` finds them.
+        details: more keys of the report, for JSON.
 
     Returns:
         The files, sorted.
@@ -130,7 +137,13 @@ def save(
             window,
             aligned=result.initial is not None,
         )
-        path("Report.json").write_text(json.dumps(report.as_dict(), indent=2) + "\n")
+        kept = {name: folder / f"{start}{name}.nii.gz" for name in beside or {}}
+        record = {
+            **report.as_dict(),
+            "inputs": input_paths({**(inputs or {}), **kept}, folder),
+            **(details or {}),
+        }
+        path("Report.json").write_text(json.dumps(record, indent=2) + "\n")
         names = sorted(p.name for p in temporary.iterdir())
     for outdated in output_paths(prefix):
         if outdated.name not in names:

@@ -16,6 +16,7 @@ from voxelopt_train.cohort.command import add_cohort_options
 from voxelopt_train.configs import config_names
 from voxelopt_train.convert_command import convert_parser
 from voxelopt_train.data.command import prepare_parser
+from voxelopt_train.html_report.command import report_parser
 from voxelopt_train.jacobian import jacobian_parser
 from voxelopt_train.label_resampling import SIGMA_VOXELS
 from voxelopt_train.points.command import points_parser
@@ -45,6 +46,7 @@ def build_parser() -> ArgumentParser:
         ("demo", _demo_parser),
         ("points", points_parser),
         ("jacobian", jacobian_parser),
+        ("report", report_parser),
         ("prepare", prepare_parser),
         ("compare", _compare_parser),
         ("ablate", _ablate_parser),

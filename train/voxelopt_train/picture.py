@@ -51,7 +51,7 @@ class _View:
         self._array_spacing = np.asarray(fixed.grid.spacing)
         self.spacing = self._array_spacing[self._axes]
         self._box = (slice(None),) * 3
-        self._box = _body_box(self.scalars(fixed.data))
+        self._box = body_box(self.scalars(fixed.data))
 
     def scalars(self, volume: Tensor) -> np.ndarray:
         array = volume.detach().cpu().numpy()
@@ -177,7 +177,7 @@ def _write_directions(panel: Axes, plane: Plane) -> None:
         )  # fmt: skip
 
 
-def _body_box(volume: np.ndarray) -> tuple[slice, ...]:
+def body_box(volume: np.ndarray) -> tuple[slice, ...]:
     """Box around what is not background, so that no panel is spent on air."""
     low, high = np.percentile(volume, (1, 99.5))
     body = gaussian_filter(volume, 1.5) > low + 0.12 * (high - low)

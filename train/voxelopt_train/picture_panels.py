@@ -16,14 +16,14 @@ from matplotlib.colors import LinearSegmentedColormap
 from scipy.ndimage import gaussian_filter
 
 _GRID_MM = 9.0
-_DIFFERENCE = LinearSegmentedColormap.from_list(
+DIFFERENCE = LinearSegmentedColormap.from_list(
     "difference", ["#a8e4ff", "#2a9df4", "#0b2a45", "#000000", "#4a2308", "#f4872a", "#ffe0a8"]
 )
 LENGTH_COLORS = LinearSegmentedColormap.from_list(
     "length", ["#46586b", "#3fb3e8", "#7be0a0", "#ffd54f", "#ff6b4a"]
 )
 # Neighbouring numbers get unlike hues; more labels than colours start again.
-_LABEL_COLORS = (
+LABEL_COLORS = (
     "#ff5d5d", "#ffd34d", "#7be04a", "#35d6c4", "#ff8ad8", "#e8793a", "#8fb6ff", "#ff2e63",
     "#3f8cff", "#c77dff", "#f6f07a", "#4dff9a", "#9affff",
 )  # fmt: skip
@@ -66,7 +66,7 @@ def image_panel(volume: np.ndarray, labels: np.ndarray | None) -> Draw:
             for n, axis in ((cut.shape[1], plane.horizontal), (cut.shape[0], plane.vertical))
         )
         for label in np.unique(cut[cut > 0]).tolist():
-            color = _LABEL_COLORS[(label - 1) % len(_LABEL_COLORS)]
+            color = LABEL_COLORS[(label - 1) % len(LABEL_COLORS)]
             soft = gaussian_filter((cut == label).astype(np.float32), 0.6)
             if soft.max() > 0.5 and min(cut.shape) > 1:
                 panel.contour(x, y, soft, [0.5], colors=[color], linewidths=1.1)
@@ -76,7 +76,7 @@ def image_panel(volume: np.ndarray, labels: np.ndarray | None) -> Draw:
 
 def difference_panel(fixed: np.ndarray, other: np.ndarray) -> Draw:
     def draw(panel: Axes, plane: Plane, index: int, spacing: np.ndarray) -> None:
-        style = {"cmap": _DIFFERENCE, "vmin": -0.8, "vmax": 0.8, "interpolation": "bilinear"}
+        style = {"cmap": DIFFERENCE, "vmin": -0.8, "vmax": 0.8, "interpolation": "bilinear"}
         _show(panel, plane.cut(fixed - other, index), plane, spacing, **style)
 
     return draw

@@ -7,7 +7,9 @@ settings. Results move to their folder together, that file last.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,11 @@ import voxelopt_layers
 from voxelopt_layers import VoxelOptLayer
 from voxelopt_train.alignment import ALIGNMENTS
 from voxelopt_train.cohort.cases import Case
-from voxelopt_train.errors import sentence
+from voxelopt_train.errors import InputError, sentence
 from voxelopt_train.label_metrics import Protocol
 from voxelopt_train.points import read_landmarks
-from voxelopt_train.registration import register
+from voxelopt_train.provenance import method_settings
+from voxelopt_train.registration import best_settings, register
 from voxelopt_train.report import make_report
 from voxelopt_train.transforms import transform_file
 
@@ -132,10 +135,34 @@ def _register_and_save(case: Case, settings: Settings, folder: Path) -> None:
         entropy=settings.entropy,
         jacobian=settings.jacobian,
         window=settings.window,
+        inputs=case.files,
+        details={"settings": _method(case, settings), "made_from": made},
     )
-    report = folder / REPORT
-    content = {**json.loads(report.read_text()), "made_from": made}
-    report.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _method(case: Case, settings: Settings) -> dict[str, Any]:
+    best = all_keywords(best_settings(settings.encoder))
+    return method_settings(
+        features=settings.encoder,
+        preset=None,
+        layer={key: value for key, value in settings.layer.items() if value != best[key]},
+        spacing_mm=settings.spacing_mm,
+        initial=case.initial or settings.initial,
+        window=settings.window,
+        shown=settings.window,
+        device=settings.device,
+    )
+
+
+def all_keywords(layer: Mapping[str, Any]) -> dict[str, Any]:
+    """Keywords of the layer with the defaults of those that are not given: they may change."""
+    try:
+        VoxelOptLayer(**layer)
+        keywords = signature(VoxelOptLayer).bind(**layer)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"layer: {error}") from error
+    keywords.apply_defaults()
+    return keywords.arguments
 
 
 def _publish(made: Path, folder: Path) -> None:

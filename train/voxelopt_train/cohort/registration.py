@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
-from inspect import signature
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 
-from voxelopt_layers import VoxelOptLayer
 from voxelopt_train.alignment import check_alignment
 from voxelopt_train.cohort.cases import Case, check_names, read_cases
-from voxelopt_train.cohort.one_case import Settings, is_complete, kept_report, register_case
+from voxelopt_train.cohort.one_case import (
+    Settings,
+    all_keywords,
+    is_complete,
+    kept_report,
+    register_case,
+)
 from voxelopt_train.cohort.results import FILES, CaseResult, CohortResults
 from voxelopt_train.cohort.workers import in_workers
 from voxelopt_train.devices import torch_device
@@ -83,7 +87,7 @@ def register_cohort(
     cases = read_cases(cases) if isinstance(cases, str | Path) else list(cases)
     settings = Settings(
         encoder=encoder,
-        layer=_all_keywords(best_settings(encoder) if layer is None else layer),
+        layer=all_keywords(best_settings(encoder) if layer is None else layer),
         spacing_mm=spacing_mm,
         initial=initial,
         window=window,
@@ -150,17 +154,6 @@ def _result(case: Case, error: str, output: Path) -> CaseResult:
     if error:
         return CaseResult(*names, "failed", error=error)
     return CaseResult.done(*names, kept_report(output / case.name))
-
-
-def _all_keywords(layer: Mapping[str, Any]) -> dict[str, Any]:
-    """Keywords of the layer with the defaults of those that are not given: they may change."""
-    try:
-        VoxelOptLayer(**layer)
-        keywords = signature(VoxelOptLayer).bind(**layer)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"layer: {error}") from error
-    keywords.apply_defaults()
-    return keywords.arguments
 
 
 def _check_settings(settings: Settings, workers: int) -> None:
