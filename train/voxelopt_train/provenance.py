@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,11 @@ def input_paths(inputs: Mapping[str, ImageLike | None], folder: Path) -> dict[st
     return paths
 
 
+def as_json(value: Any) -> Any:
+    """A setting as JSON gives it back: tuples as lists, functions by their names."""
+    return json.loads(json.dumps(value, default=repr))
+
+
 def method_settings(
     *,
     features: str,
@@ -68,10 +74,7 @@ def method_settings(
         "version": voxelopt_layers.__version__,
         "features": features,
         "preset": preset or ENCODERS[features],
-        "layer": {
-            key: value if isinstance(value, bool | int | float | str | None) else repr(value)
-            for key, value in layer.items()
-        },
+        "layer": as_json(layer),
         "initial": initial,
         "spacing_mm": spacing_mm,
         "window": window,

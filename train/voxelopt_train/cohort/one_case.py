@@ -20,7 +20,7 @@ from voxelopt_train.cohort.cases import Case
 from voxelopt_train.errors import InputError, sentence
 from voxelopt_train.label_metrics import Protocol
 from voxelopt_train.points import read_landmarks
-from voxelopt_train.provenance import method_settings
+from voxelopt_train.provenance import as_json, method_settings
 from voxelopt_train.registration import best_settings, register
 from voxelopt_train.report import make_report
 from voxelopt_train.transforms import transform_file
@@ -55,10 +55,9 @@ def made_from(case: Case, settings: Settings) -> dict[str, Any]:
         files["initial"] = transform_file(initial)
     chosen = asdict(settings) | {"initial": initial}
     del chosen["device"]  # where it was made
-    chosen["layer"] = {key: repr(value) for key, value in settings.layer.items()}
     stamps = {role: _stamp(Path(file)) for role, file in files.items()}
     made = {"voxelopt": voxelopt_layers.__version__, "inputs": stamps, "settings": chosen}
-    return json.loads(json.dumps(made))
+    return as_json(made)
 
 
 def _stamp(file: Path) -> list[str | int] | None:
@@ -141,11 +140,11 @@ def _register_and_save(case: Case, settings: Settings, folder: Path) -> None:
 
 
 def _method(case: Case, settings: Settings) -> dict[str, Any]:
-    best = all_keywords(best_settings(settings.encoder))
+    best = as_json(all_keywords(best_settings(settings.encoder)))
     return method_settings(
         features=settings.encoder,
         preset=None,
-        layer={key: value for key, value in settings.layer.items() if value != best[key]},
+        layer={k: value for k, value in as_json(settings.layer).items() if value != best[k]},
         spacing_mm=settings.spacing_mm,
         initial=case.initial or settings.initial,
         window=settings.window,
