@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from documents import blocks, write_images
 from voxelopt_train.cli import main
-from voxelopt_train.images import write_nifti
-from voxelopt_train.phantom import phantom_pair
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
@@ -28,23 +26,16 @@ SHORT = {
 def files(tmp_path, monkeypatch):
     """The images that the README speaks of, in the folder it is run from."""
     monkeypatch.chdir(tmp_path)
-    pair = phantom_pair(0, (40, 32, 36), 8.0)
-    for name in ("fixed", "moving", "moving_labels"):
-        image = getattr(pair, name)
-        write_nifti(tmp_path / f"{name}.nii.gz", image.data, image.grid.affine)
+    write_images(tmp_path)
     for name in ("fixed", "moving"):
         (tmp_path / f"{name}_points.csv").write_text("x,y,z,label\n-20,30,10,a\n40,-10,-30,b\n")
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
 @pytest.mark.usefixtures("files")
 def test_python_blocks_run():
     names: dict[str, Any] = {}
-    assert len(blocks("python")) == 3
-    for block in blocks("python"):
+    assert len(blocks(README, "python")) == 3
+    for block in blocks(README, "python"):
         exec(block, names)
     losses = names["module"].losses
     assert losses[-1] < losses[0] - 0.05
@@ -54,7 +45,7 @@ def test_python_blocks_run():
 def test_commands_run(capsys):
     commands = [
         shlex.split(line)[1:]
-        for block in blocks("bash")
+        for block in blocks(README, "bash")
         for line in block.splitlines()
         if line.startswith("voxelopt ")
     ]

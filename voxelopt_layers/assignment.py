@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -101,10 +102,11 @@ def assign(
     return v.unflatten(2, spatial)
 
 
-def _in_blocks(step, flat: Tensor, d: int, dtype: torch.dtype) -> Tensor:
+def _in_blocks(step: Callable[[slice], Tensor], flat: Tensor, d: int, dtype: torch.dtype) -> Tensor:
     """Run a pointwise step over blocks of voxels, so that its energies stay in cache."""
     count = flat.shape[2]
     block = _BLOCK.get(flat.device.type, 2**20)
+    block = count if torch.compiler.is_compiling() else block  # a graph would hold every block
     out = flat.new_empty((flat.shape[0], d, count), dtype=dtype)
     for start in range(0, count, block):
         part = slice(start, min(start + block, count))

@@ -133,7 +133,8 @@ def _slabs(features: Tensor) -> list[slice]:
     """Slices along the first spatial axis whose working set fits the cache (one slice on a GPU)."""
     rows = features.shape[2]
     step = rows
-    if features.device.type == "cpu":
+    # A graph would hold every slice, as many as its volume has.
+    if features.device.type == "cpu" and not torch.compiler.is_compiling():
         step = max(1, _BLOCK // max(1, features[0, 0, 0].numel() * features.shape[0]))
     return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
 

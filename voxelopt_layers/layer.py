@@ -160,9 +160,11 @@ class VoxelOptLayer(nn.Module):
         self.boundary: Boundary = boundary
         self.align_corners = align_corners
         self.upsampling_scale = upsampling_scale
-        self.cost_dtype = None if cost_dtype is None else getattr(torch, cost_dtype)
+        self.cost_dtype: torch.dtype | None = (
+            None if cost_dtype is None else getattr(torch, cost_dtype)
+        )
         native.start()
-        self.solver = CoordinateDescent(
+        self.solver: CoordinateDescent = CoordinateDescent(
             theta=theta,
             beta=beta,
             alpha=alpha,

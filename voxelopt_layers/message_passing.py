@@ -77,6 +77,7 @@ def filter_with_weights(
     out = torch.empty_like(image) if out is None else out
     channels = image.shape[1]
     group = max(1, _BLOCK.get(image.device.type, 2**23) // max(1, image[:, 0].numel()))
+    group = channels if torch.compiler.is_compiling() else group  # a graph would hold every part
     # A few channels go through all axes while they are in cache; none depends on another.
     for start in range(0, channels, group):
         part = slice(start, start + group)

@@ -81,7 +81,7 @@ class CoordinateDescent(nn.Module):
         self.gradient: GradientMode = gradient
         self.boundary: Boundary = boundary
         self._check()
-        self.log_parameters = nn.ParameterDict()
+        self.log_parameters: nn.ParameterDict = nn.ParameterDict()
         for name in self._learnable_names(learnable):
             initial = torch.tensor(self.constants.pop(name), dtype=torch.float32)
             self.log_parameters[name] = nn.Parameter(initial.log())

@@ -154,7 +154,7 @@ class FeatureStack(nn.Module):
         super().__init__()
         if not encoders:
             raise ValueError("a FeatureStack needs at least one encoder")
-        self.encoders = nn.ModuleList(encoders)
+        self.encoders: nn.ModuleList = nn.ModuleList(encoders)
 
     def forward(self, image: Tensor) -> Tensor:
         maps = [encoder(image) for encoder in self.encoders]

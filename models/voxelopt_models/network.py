@@ -24,7 +24,7 @@ class RegistrationNet(nn.Module):
     def __init__(self, encoder: nn.Module, layer: VoxelOptLayer | None = None) -> None:
         super().__init__()
         self.encoder = encoder
-        self.layer = VoxelOptLayer() if layer is None else layer
+        self.layer: VoxelOptLayer = VoxelOptLayer() if layer is None else layer
 
     def features(self, fixed: Tensor, moving: Tensor) -> tuple[Tensor, Tensor]:
         """Encode the two images one after the other, so that batch statistics do not mix them."""

@@ -17,8 +17,10 @@ class ReleasedUNet(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.backbone = _Backbone()
-        self.precls_conv = nn.Sequential(nn.GroupNorm(16, 64), nn.ReLU(), nn.Conv3d(64, 8, 1))
+        self.backbone: _Backbone = _Backbone()
+        self.precls_conv: nn.Sequential = nn.Sequential(
+            nn.GroupNorm(16, 64), nn.ReLU(), nn.Conv3d(64, 8, 1)
+        )
 
     def forward(self, image: Tensor) -> Tensor:
         """Map ``(B, 1, *spatial)`` to ``(B, 8, *spatial)``, before any softmax."""
@@ -28,13 +30,13 @@ class ReleasedUNet(nn.Module):
 class _Backbone(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.down_tr64 = _Down(1, 32, 64)
-        self.down_tr128 = _Down(64, 64, 128)
-        self.down_tr256 = _Down(128, 128, 256)
-        self.down_tr512 = _Down(256, 256, 512)
-        self.up_tr256 = _Up(512, 256)
-        self.up_tr128 = _Up(256, 128)
-        self.up_tr64 = _Up(128, 64)
+        self.down_tr64: _Down = _Down(1, 32, 64)
+        self.down_tr128: _Down = _Down(64, 64, 128)
+        self.down_tr256: _Down = _Down(128, 128, 256)
+        self.down_tr512: _Down = _Down(256, 256, 512)
+        self.up_tr256: _Up = _Up(512, 256)
+        self.up_tr128: _Up = _Up(256, 128)
+        self.up_tr64: _Up = _Up(128, 64)
 
     def forward(self, image: Tensor) -> Tensor:
         skip64 = self.down_tr64(image)
@@ -49,7 +51,7 @@ class _Backbone(nn.Module):
 class _Down(nn.Module):
     def __init__(self, in_channels: int, mid_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.ops = nn.Sequential(
+        self.ops: nn.Sequential = nn.Sequential(
             _Convolution(in_channels, mid_channels), _Convolution(mid_channels, out_channels)
         )
 
@@ -60,8 +62,10 @@ class _Down(nn.Module):
 class _Up(nn.Module):
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.up_conv = nn.ConvTranspose3d(in_channels, in_channels, kernel_size=2, stride=2)
-        self.ops = nn.Sequential(
+        self.up_conv: nn.ConvTranspose3d = nn.ConvTranspose3d(
+            in_channels, in_channels, kernel_size=2, stride=2
+        )
+        self.ops: nn.Sequential = nn.Sequential(
             # The skip has as many channels as come out.
             _Convolution(in_channels + out_channels, out_channels),
             _Convolution(out_channels, out_channels),

@@ -40,12 +40,12 @@ class PairMetric(Metric):
         rule: what else tells two metrics of one class and the same columns apart.
     """
 
-    is_differentiable = False
-    full_state_update = False
+    is_differentiable: bool | None = False
+    full_state_update: bool | None = False
 
     def __init__(self, columns: Sequence[str], rule: str = "") -> None:
         super().__init__()
-        self.columns = tuple(columns)
+        self.columns: tuple[str, ...] = tuple(columns)
         self._pairs: dict[int, list[float]] = {}
         # A MetricCollection merges metrics whose states look alike after the first batch, as SDlogJ
         # and folds of an identity do, unless the states have different names.
@@ -104,7 +104,7 @@ class _LabelMetric(PairMetric):
         if len(labels) == 0:
             raise InputError("There is nothing to evaluate: no labels are given that count.")
         super().__init__([str(label) for label in labels], protocol)
-        self.labels = tuple(labels)
+        self.labels: tuple[int, ...] = tuple(labels)
         self.protocol: Protocol = protocol
 
     def _add_each(
@@ -126,7 +126,7 @@ class Dice(_LabelMetric):
         protocol: see `metrics`.
     """
 
-    higher_is_better = True
+    higher_is_better: bool | None = True
 
     def update(
         self, index: Tensor, fixed_labels: Tensor, moving_labels: Tensor, warped_labels: Tensor
@@ -154,7 +154,7 @@ class HD95(_LabelMetric):
         protocol: see `metrics`; ``"voxelopt"`` is in mm, ``"learn2reg"`` in voxels.
     """
 
-    higher_is_better = False
+    higher_is_better: bool | None = False
 
     def update(
         self,
@@ -178,7 +178,7 @@ class HD95(_LabelMetric):
 
 
 class _JacobianMetric(PairMetric):
-    higher_is_better = False
+    higher_is_better: bool | None = False
 
     def __init__(self, column: str, measure: Callable[[Tensor], float], rule: str = "") -> None:
         super().__init__([column], rule)
@@ -218,7 +218,7 @@ class Folds(_JacobianMetric):
 class TRE(PairMetric):
     """Target registration error: mean distance of corresponding keypoints in mm."""
 
-    higher_is_better = False
+    higher_is_better: bool | None = False
 
     def __init__(self) -> None:
         super().__init__(["tre"])

@@ -85,7 +85,9 @@ def markdown_text(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return line(header) + rule + "".join(map(line, rows))
 
 
-def write_table(folder: Path, stem: str, table: str, data: Mapping, text: str) -> list[Path]:
+def write_table(
+    folder: Path, stem: str, table: str, data: Mapping[str, Any], text: str
+) -> list[Path]:
     """Write ``STEM.csv``, ``STEM.json`` and ``STEM.md``, all or none; InputError if none."""
     contents = {
         f"{stem}.csv": table,

@@ -25,8 +25,7 @@ class _Shape(ctypes.Structure):
 
 def call(name: str, shape_of: Tensor, *arguments: Any, kept_in: torch.dtype = torch.float32) -> Any:
     """Call a kernel; ``SHAPE`` among its arguments stands for the shape of ``shape_of``."""
-    library = LIBRARIES[kept_in].library()
-    assert library is not None
+    library = _library(kept_in)
     converted = []
     for argument in arguments:
         if isinstance(argument, Tensor):
@@ -55,7 +54,17 @@ def fresh(tensor: Tensor) -> Tensor:
     """
     if tensor.device.type != "cpu":
         return tensor
-    library = LIBRARIES[torch.float32].library()
-    assert library is not None
+    library = _library(torch.float32)
     library["voxelopt_huge_pages"](ctypes.c_void_p(tensor.data_ptr()), ctypes.c_long(tensor.nbytes))
     return tensor
+
+
+def _library(kept_in: torch.dtype) -> ctypes.CDLL:
+    library = LIBRARIES[kept_in].library()
+    if library is None:  # where `suits` was asked, it is there; an exported program asks no more
+        raise RuntimeError(
+            "this program was exported with the kernels of voxelopt_layers, which cannot be "
+            "compiled here (is there a C++ compiler?); one that was exported within "
+            "voxelopt_layers.native.set_aside() runs without them"
+        )
+    return library

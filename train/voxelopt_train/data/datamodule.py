@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -69,7 +69,7 @@ class PairDataModule(PairModule):
             predict_split=predict_split,
         )
         self.cache_rate = cache_rate
-        self.label_names = label_names or {}
+        self.label_names: Mapping[int, str] = label_names or {}
         if features is not None:
             if self.augmentation is not None:
                 raise InputError("precomputed features do not follow an augmentation: choose one")
@@ -99,7 +99,7 @@ class PhantomDataModule(PairModule):
         predict_split: which pairs `predict` is for.
     """
 
-    label_names = ORGANS
+    label_names: Mapping[int, str] = ORGANS
 
     def __init__(
         self,

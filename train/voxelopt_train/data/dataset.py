@@ -103,7 +103,7 @@ class PairDataset(Dataset[dict[str, Any]]):
         return item
 
 
-class EpochSampler(DistributedSampler):
+class EpochSampler(DistributedSampler[Any]):
     """A new order of the pairs in each epoch, told apart by their indices.
 
     Being a `DistributedSampler`, with one process too, Lightning tells it the epoch, that of the

@@ -11,7 +11,12 @@ from lightning import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader
 
-from voxelopt_train.data.augmentation import AugmentationChoice, Volumes, choose_augmentation
+from voxelopt_train.data.augmentation import (
+    Augmentation,
+    AugmentationChoice,
+    Volumes,
+    choose_augmentation,
+)
 from voxelopt_train.data.dataset import EpochSampler, PairDataset
 from voxelopt_train.data.subjects import SPLITS, Pair, Split
 from voxelopt_train.errors import InputError
@@ -50,7 +55,7 @@ class PairModule(LightningDataModule, ABC):
         self.num_workers = num_workers
         self.seed = seed
         self.predict_split: Split = predict_split
-        self.augmentation = choose_augmentation(augmentation, spacing_mm)
+        self.augmentation: Augmentation | None = choose_augmentation(augmentation, spacing_mm)
         self._pairs = pairs
         self._datasets: dict[Split, PairDataset] = {}
 
@@ -89,7 +94,7 @@ class PairModule(LightningDataModule, ABC):
         rest = {key: value for key, value in batch.items() if key not in affines}
         return {**super().transfer_batch_to_device(rest, device, dataloader_idx), **affines}
 
-    def train_dataloader(self) -> DataLoader:
+    def train_dataloader(self) -> DataLoader[Any]:
         """Pairs to train on, augmented, in an order given by seed and epoch alone."""
         plain = self._dataset("train")
         dataset = PairDataset(
@@ -100,18 +105,18 @@ class PairModule(LightningDataModule, ABC):
             replicas, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
         return self._loader(dataset, EpochSampler(dataset, replicas, rank, seed=self.seed))
 
-    def val_dataloader(self) -> DataLoader | list[DataLoader]:
+    def val_dataloader(self) -> DataLoader[Any] | list[DataLoader[Any]]:
         """Pairs to validate on, in order; for a training there need not be any."""
         training = self.trainer is None or self.trainer.state.fn == TrainerFn.FITTING
         if training and not self._pairs.get("validation"):
             return []
         return self._loader(self._dataset("validation"))
 
-    def test_dataloader(self) -> DataLoader:
+    def test_dataloader(self) -> DataLoader[Any]:
         """Pairs to test on, in order."""
         return self._loader(self._dataset("test"))
 
-    def predict_dataloader(self) -> DataLoader:
+    def predict_dataloader(self) -> DataLoader[Any]:
         """The pairs of ``predict_split``, in order."""
         return self._loader(self._dataset(self.predict_split))
 
@@ -120,7 +125,7 @@ class PairModule(LightningDataModule, ABC):
             raise InputError(f"this dataset has no pairs in its {split} split")
         return self._datasets[split]
 
-    def _loader(self, dataset: PairDataset, sampler: EpochSampler | None = None) -> DataLoader:
+    def _loader(self, dataset: PairDataset, sampler: EpochSampler | None = None) -> DataLoader[Any]:
         return DataLoader(
             dataset,
             batch_size=self.batch_size,  # by name: Lightning gives it anew to predict

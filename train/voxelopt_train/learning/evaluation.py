@@ -52,7 +52,7 @@ class PairEvaluation(nn.Module):
             if labels:
                 metrics["dice_before"] = Dice(labels, protocol)
                 metrics["hd95"] = HD95(labels, protocol)
-        self.metrics = nn.ModuleDict(metrics)
+        self.metrics: nn.ModuleDict = nn.ModuleDict(metrics)
 
     def update(self, batch: dict[str, Any], displacement: Tensor, seconds: float = 0.0) -> None:
         """Measure the displacements ``(B, 3, *spatial)`` in voxels of one batch.

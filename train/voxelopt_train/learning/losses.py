@@ -63,7 +63,7 @@ class RegistrationLoss(nn.Module):
         self.similarity_weight = similarity_weight
         self.smoothness_weight = smoothness_weight
         self.label_weight = label_weight
-        self.level_weights = tuple(level_weights)
+        self.level_weights: tuple[float, ...] = tuple(level_weights)
         self._smoothness = DiffusionLoss() if smoothness == "diffusion" else BendingEnergyLoss()
         self._dice = DiceLoss(include_background=True)  # the channels are the organs alone
 

@@ -26,6 +26,7 @@ from voxelopt_train.learning.lookups import (
 from voxelopt_train.learning.losses import RegistrationLoss, organ_maps
 from voxelopt_train.learning.pictures import log_picture
 from voxelopt_train.learning.predictions import missing, write_warp
+from voxelopt_train.tables import ResultTable
 
 Batch = dict[str, Any]
 NOTHING_TO_TRAIN = (
@@ -77,13 +78,13 @@ class RegistrationModule(lightning.LightningModule):
         layer_learning_rate: float | None = None,
     ) -> None:
         super().__init__()
-        self.net = RegistrationNet(encoder, layer)
-        self.loss = RegistrationLoss() if loss is None else loss
+        self.net: RegistrationNet = RegistrationNet(encoder, layer)
+        self.loss: RegistrationLoss = RegistrationLoss() if loss is None else loss
         weights, levels = len(self.loss.level_weights), self.net.layer.levels
         if weights > levels:
             raise ValueError(f"{weights} level_weights for {levels} pyramid levels")
         self.learning_rate = learning_rate
-        self.layer_learning_rate = (
+        self.layer_learning_rate: float = (
             learning_rate if layer_learning_rate is None else layer_learning_rate
         )
         self.protocol: Protocol = protocol
@@ -195,7 +196,7 @@ class RegistrationModule(lightning.LightningModule):
         self._evaluation.update(batch, displacement, seconds)
 
     def on_test_epoch_end(self) -> None:
-        self.table = self._evaluation.table(
+        self.table: ResultTable = self._evaluation.table(
             pair_names(self.trainer, "test"), label_names(self.trainer)
         )
         self._log_means("test")

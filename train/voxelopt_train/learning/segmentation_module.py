@@ -37,7 +37,7 @@ class SegmentationModule(lightning.LightningModule):
             raise ValueError("a segmentation encoder is trained, so it cannot be frozen")
         self.encoder = encoder
         self.learning_rate = learning_rate
-        self.loss = DiceCELoss(softmax=True, to_onehot_y=True, include_background=False)
+        self.loss: DiceCELoss = DiceCELoss(softmax=True, to_onehot_y=True, include_background=False)
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.AdamW(self.encoder.parameters(), lr=self.learning_rate)

@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from jsonargparse import Namespace
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -63,7 +64,8 @@ class TrainingCLI(LightningCLI):
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        self.config = parser.parse_args(args)  # never sys.argv, which holds names of recipes
+        # Never sys.argv, which holds names of recipes.
+        self.config: Namespace = parser.parse_args(args)
 
     def before_instantiate_classes(self) -> None:
         # A checkpoint has all weights: the file that the encoder started from may be gone by now.
@@ -91,7 +93,7 @@ class TrainingCLI(LightningCLI):
         if self._get(self.config_init, "trainer")["log_every_n_steps"] is None:
             kwargs["log_every_n_steps"] = 10  # epochs of few pairs are common
         if not fitting:
-            self.save_config_callback = None  # the one of the training stays
+            self.save_config_callback: Any = None  # the one of the training stays
         if self._get(self.config_init, "trainer")["logger"] is None:
             kwargs["logger"] = fitting and TensorBoardLogger(folder, name="", version="")
         # Only the last: every epoch replaces it, and a killed run goes on from it.
@@ -101,7 +103,7 @@ class TrainingCLI(LightningCLI):
             enable_version_counter=False,
             save_on_train_epoch_end=True,  # also where not every epoch is validated
         )
-        self.trainer_defaults = {"callbacks": [last]}
+        self.trainer_defaults: dict[str, Any] = {"callbacks": [last]}
         return super().instantiate_trainer(**kwargs)
 
     def _check_run(self, folder: Path) -> None:

@@ -19,8 +19,8 @@ class Canvas:
     """CT and labels under construction; each structure is painted over what is there."""
 
     def __init__(self, points: Tensor, grid: Grid, generator: torch.Generator) -> None:
-        self.hu = torch.full(grid.shape, trunk.AIR_HU)
-        self.labels = torch.zeros(grid.shape, dtype=torch.int32)
+        self.hu: Tensor = torch.full(grid.shape, trunk.AIR_HU)
+        self.labels: Tensor = torch.zeros(grid.shape, dtype=torch.int32)
         self._points = points
         self._grid = grid
         self._edge_mm = grid.spacing[0]
