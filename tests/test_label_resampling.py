@@ -144,7 +144,7 @@ def test_many_labels_take_no_more_memory_than_few():
 
 @pytest.mark.parametrize("sigma", [-1.0, float("nan"), float("inf")])
 def test_a_sigma_that_is_none(sigma):
-    with pytest.raises(InputError, match="must be 0 voxels or above"):
+    with pytest.raises(InputError, match="must be from 0 to 24 voxels"):
         resample_labels(patches(PLAIN), PLAIN, sigma_voxels=sigma)
 
 

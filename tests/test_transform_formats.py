@@ -91,8 +91,8 @@ def test_fields_in_ras_hold_what_their_names_say(tmp_path, pair):
         assert header["intent_name"].item() == name
 
 
-def written(folder: Path, to: str, fixed: Grid) -> Path:
-    write_transform(folder / "t.nii.gz", chain_on(fixed), to, fixed)
+def written(folder: Path, to: str, fixed: Grid, moving: Grid | None = None) -> Path:
+    write_transform(folder / "t.nii.gz", chain_on(fixed), to, fixed, moving)
     return folder / "t.nii.gz"
 
 
@@ -179,23 +179,65 @@ def test_what_does_not_fit_a_format(tmp_path, to, name, says):
 
 
 def test_grids_that_are_missing_or_wrong(tmp_path):
-    fixed, _ = one_shape()
+    fixed, moving = one_shape()
     with pytest.raises(InputError, match="needs the grid of a --reference"):
         write_transform(tmp_path / "t.nii.gz", [some_affine()])
-    path = written(tmp_path, "fsl", fixed)
+    for to in ("fsl", "learn2reg"):
+        with pytest.raises(InputError, match="geometry of the moving image"):
+            written(tmp_path, to, fixed)
+    path = written(tmp_path, "fsl", fixed, moving)
     with pytest.raises(InputError, match="geometry of the moving image"):
         read_transform(path)
-    write_transform(path, chain_on(fixed), "learn2reg", fixed)
+    written(tmp_path, "learn2reg", fixed, moving)
     with pytest.raises(InputError, match="geometry of the fixed image"):
         read_transform(f"learn2reg:{path}")
     with pytest.raises(InputError, match="made for shape"):
-        read_transform(f"learn2reg:{path}", PAIRS["anisotropic"][0])
+        read_transform(f"learn2reg:{path}", PAIRS["anisotropic"][0], moving)
     with pytest.raises(InputError, match="as fsl:FILE"):
         read_transform(_five_axes(path))
     sheared = make_grid((6, 6, 6), (2, 2, 2))
     sheared.affine[0, 1] = 1.0
-    with pytest.raises(InputError, match="sheared"):
-        write_transform(tmp_path / "t.h5", [some_field(sheared)])
+    for name in ("t.h5", "sheared.nii.gz"):
+        with pytest.raises(InputError, match="sheared"):
+            write_transform(tmp_path / name, [some_field(sheared)])
+
+
+def test_fsl_refuses_what_it_would_read_otherwise(tmp_path):
+    fixed, moving = one_shape()
+    path = written(tmp_path, "fsl", fixed, moving)
+    stored = Nifti1Image.from_filename(path)
+    spacing = np.array(fixed.spacing)
+    index = np.moveaxis(np.indices(fixed.shape), 0, -1)
+    index[..., 0] = fixed.shape[0] - 1 - index[..., 0]
+    positions = stored.get_fdata() + index * spacing
+    absolute = Nifti1Image(positions.astype(np.float32), stored.affine, stored.header)
+    absolute.to_filename(tmp_path / "absolute.nii.gz")
+    with pytest.raises(InputError, match="look like absolute positions"):
+        read_transform(tmp_path / "absolute.nii.gz", moving=moving)
+    stored.header.set_zooms((*(1.1 * spacing), 1.0))
+    stored.header.set_sform(fixed.affine, code=1)
+    torn = Nifti1Image(np.asarray(stored.dataobj), None, stored.header)
+    torn.to_filename(tmp_path / "torn.nii.gz")
+    with pytest.raises(InputError, match="pixdim says voxels of .*, the sform"):
+        read_transform(tmp_path / "torn.nii.gz", moving=moving)
+
+
+@pytest.mark.parametrize(
+    ("array", "unit", "says"),
+    [
+        (np.full((4, 4, 4, 1, 3), 1e39), "mm", "NaN or infinite"),
+        (np.zeros((4, 4, 4, 1, 3), np.complex64), "mm", "expected real numbers"),
+        (np.zeros((4, 4, 4, 1, 3)), "meter", "expected millimetres"),
+        (np.zeros((0, 4, 4, 1, 3)), "mm", "is empty"),
+    ],
+)
+def test_fields_of_no_use(tmp_path, array, unit, says):
+    volume = Nifti1Image(array, np.eye(4))
+    volume.header.set_intent(1007)
+    volume.header.set_xyzt_units(unit)
+    volume.to_filename(tmp_path / "t.nii.gz")
+    with pytest.raises(InputError, match=says):
+        read_transform(tmp_path / "t.nii.gz")
 
 
 def _five_axes(path: Path) -> Path:
@@ -234,7 +276,7 @@ def test_damaged_npz(tmp_path, content, says):
     elif content is not None:
         np.savez(path, content)
     with pytest.raises(InputError, match=says):
-        read_transform(f"learn2reg:{path}", make_grid((4, 4, 4), (1, 1, 1)))
+        read_transform(f"learn2reg:{path}", *[make_grid((4, 4, 4), (1, 1, 1))] * 2)
 
 
 def test_every_format_has_a_test():

@@ -13,7 +13,7 @@ from command_line import (
     LABELS,
 )
 from voxelopt_train import commands
-from voxelopt_train.transforms import transform_file
+from voxelopt_train.transforms import AffineTransform, transform_file, write_affine
 
 
 def write_bad_file(kind: str) -> str:
@@ -198,3 +198,10 @@ def test_labels_of_another_shape_and_of_another_affine(refused, pair):
         assert expected in refused(
             "register", "fixed.nii.gz", "moving.nii.gz", "-o", "out/", *LABELS
         )
+
+
+def test_an_initial_alignment_is_not_overwritten_inverted_or_not(refused):
+    write_affine("0GenericAffine.mat", AffineTransform(np.eye(4)))
+    for initial in ("0GenericAffine.mat", "[0GenericAffine.mat,1]"):
+        arguments = ("register", "fixed.nii.gz", "moving.nii.gz", "-o", "./", "--initial", initial)
+        assert "0GenericAffine.mat would be overwritten" in refused(*arguments)

@@ -87,5 +87,5 @@ def test_refused(refused, arguments, says):
 def test_odd_half_resolution_is_refused(refused):
     odd = Grid((9, 8, 8), np.diag([2.0, 2, 2, 1]))
     write_nifti(Path("odd.nii.gz"), np.zeros(odd.shape, np.float32), odd.affine)
-    arguments = ("-r", "odd.nii.gz", "--to", "learn2reg", "-o", "t.npz")
+    arguments = ("-r", "odd.nii.gz", "-m", "odd.nii.gz", "--to", "learn2reg", "-o", "t.npz")
     assert "even shapes" in refused("convert", *CHAIN, *arguments)

@@ -132,8 +132,11 @@ def test_points_that_a_field_does_not_reach_are_told(run, no_picture):
     assert run(*REGISTER, *QUICK)[0] == 0
     Path("f.csv").write_text("x,y,z\n0,0,0\n5000,0,0\n")
     _, out, _ = run("points", "f.csv", "-t", "out/1Warp.nii.gz", "-o", "m.csv")
-    assert "note: 1 of 2 points lie outside the grid of out/1Warp.nii.gz" in out
+    assert "note: 1 of 2 points lie outside the grid of a displacement field" in out
     assert read_points("m.csv").positions_mm[1].tolist() == [-5000, 0, 0]
+    assert run("convert", "-t", "out/1Warp.nii.gz", "-o", "c.h5")[0] == 0
+    for spec in ("c.h5", "[out/1Warp.nii.gz,1]"):
+        assert "note: 1 of 2 points" in run("points", "f.csv", "-t", spec, "-o", "m.csv")[1]
 
 
 @pytest.mark.parametrize(
@@ -172,7 +175,7 @@ def test_points_that_a_field_does_not_reach_are_told(run, no_picture):
         (
             "apply moving_labels.nii.gz --labels -r fixed.nii.gz -o out/a.nii "
             "--interpolation gaussian --sigma -1",
-            "0 voxels or above, got -1",
+            "from 0 to 40 voxels, their longest axis, got -1",
         ),
         (
             "apply moving_labels.nii.gz --labels -r fixed.nii.gz -o out/a.nii --sigma 2",

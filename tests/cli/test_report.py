@@ -232,6 +232,16 @@ def test_a_cohort_is_found_in_sub_folders_or_by_prefixes(run, monkeypatch, out):
     assert cases[0]["volumes"]["layers"].keys() < cases[1]["volumes"]["layers"].keys()
 
 
+def test_cases_that_failed_at_last_are_left_out_and_told(run, out):
+    for case in ("a", "b"):
+        shutil.copytree(out, f"cohort/{case}")
+    rows = [{"case": "a", "status": "done"}, {"case": "b", "status": "failed", "error": "damaged"}]
+    Path("cohort/results.json").write_text(json.dumps({"cases": rows}))
+    code, told, _ = run("report", "cohort")
+    assert code == 0 and "note: cohort: case b failed and is left out: damaged" in told
+    assert [case["name"] for case in Page("report.html").data["cases"]] == ["a"]
+
+
 def test_cases_of_one_name_are_told_by_their_paths(run, out):
     for group in ("x", "y"):
         shutil.copytree(out, f"{group}/case")

@@ -108,6 +108,10 @@ def test_masks_are_refused_where_they_do_not_fit(pair):
         register(fixed, moving, fixed_mask=(ones[1:], fixed[1]))
     with pytest.raises(InputError, match="moving mask: the mask is 0 everywhere"):
         register(fixed, moving, moving_mask=(0 * ones, moving[1]))
+    left, right = ones.copy(), ones.copy()
+    left[:20], right[20:] = 0, 0
+    with pytest.raises(InputError, match="leave no voxel of the working grid"):
+        register(fixed, moving, fixed_mask=(left, fixed[1]), moving_mask=(right, moving[1]))
 
 
 @pytest.mark.parametrize(

@@ -11,13 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from voxelopt_layers.displacement import identity_coordinates
 from voxelopt_train.errors import InputError
 from voxelopt_train.grids import Grid
 from voxelopt_train.images import Image
 from voxelopt_train.registration import Registration, register
 from voxelopt_train.resampling import resample
-from voxelopt_train.transforms import AffineTransform
 
 Channels = tuple[Tensor, np.ndarray]  # (C, *spatial), and its affine (4, 4) in RAS mm
 
@@ -55,22 +53,6 @@ def carry_channels(
         fill = float(volume.min()) if mode == "linear" else 0.0
         warped.append(resample(Image(volume, grid, name), fixed, transforms, mode, fill).data)
     return torch.stack(warped).to(image[0].device)
-
-
-def whole_displacement(result: Registration) -> Tensor:
-    """From the fixed grid to the moving world, the initial alignment included.
-
-    Returns:
-        ``(3, *fixed.shape)`` in voxels of the fixed grid, as MONAI's DDF: of the moving image
-        resampled on the fixed grid, ``warped(x) = moving(x + u(x))``.
-    """
-    if result.initial is None:
-        return result.displacement[0]
-    grid = result.fixed.grid
-    voxels = identity_coordinates(result.displacement.double())
-    world = AffineTransform(grid.affine)(voxels) + result.field.displacement_mm
-    moved = AffineTransform(np.linalg.inv(grid.affine))(result.initial(world))
-    return (moved - voxels)[0].float()
 
 
 def _volumes(data: Tensor, name: str) -> Tensor:

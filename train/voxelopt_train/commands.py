@@ -21,7 +21,7 @@ from voxelopt_train.label_metrics import Protocol
 from voxelopt_train.label_resampling import SIGMA_VOXELS, resample_labels, vanished
 from voxelopt_train.outputs import output_paths, save, split_prefix
 from voxelopt_train.phantom import CT_WINDOW, ORGANS, phantom_pair
-from voxelopt_train.points import read_landmarks
+from voxelopt_train.points import outside_notes, read_landmarks
 from voxelopt_train.provenance import INPUTS, method_settings
 from voxelopt_train.registration import best_settings, register
 from voxelopt_train.report import make_report, summary_table
@@ -127,7 +127,8 @@ def _register_and_save(
 ) -> None:
     layer, device = VoxelOptLayer(**layer_settings(options)), torch_device(options.device)
     check_writable(split_prefix(options.output)[0])
-    check_kept((fixed, moving, *labels, *points, *masks, initial), output_paths(options.output))
+    inputs = (fixed, moving, *labels, *points, *masks, transform_file(initial))
+    check_kept(inputs, output_paths(options.output))
     landmarks = read_landmarks(*points)
     with progress_bar(stages=7 + layer.levels) as stage:
         result = register(
@@ -168,11 +169,17 @@ def _register_and_save(
             report,
             window=shown or window,
             beside=beside,
-            inputs=dict(zip(INPUTS, (fixed, moving, *labels), strict=True)),
+            inputs={
+                **dict(zip(INPUTS, (fixed, moving, *labels), strict=True)),
+                **dict(zip(("fixed_mask", "moving_mask"), masks, strict=True)),
+                **dict(zip(("fixed_points", "moving_points"), points, strict=True)),
+            },
             details=details,
             **extra,
         )
     Console().print(summary_table(report))
+    for note in [] if landmarks is None else outside_notes(landmarks.fixed_mm, result.transforms):
+        print("note:", note)
     print("wrote", *written, sep="\n  ")
 
 

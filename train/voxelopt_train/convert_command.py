@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from jsonargparse import ArgumentParser, Namespace
 
-from voxelopt_train.files import check_kept, check_writable
+from voxelopt_train.files import all_or_none, check_kept, check_writable
 from voxelopt_train.grids import Grid
 from voxelopt_train.images import read_grid
 from voxelopt_train.transforms import (
@@ -22,6 +22,7 @@ from voxelopt_train.transforms import (
     transform_file,
     write_transform,
 )
+from voxelopt_train.transforms.fsl import check_voxel_sizes
 
 
 def convert_parser() -> tuple[ArgumentParser, str]:
@@ -69,8 +70,12 @@ def run_convert(options: Namespace) -> None:
     )
     fixed = read_grid(options.reference, "reference") if options.reference else None
     moving = read_grid(options.moving, "moving image") if options.moving else None
+    if options.to == "fsl":
+        for image in filter(None, (options.reference, options.moving)):
+            check_voxel_sizes(image)
     transforms = [read_transform(spec, fixed, moving) for spec in options.transform]
-    write_transform(output, transforms, options.to, fixed, moving)
+    with all_or_none(output.parent) as temporary:
+        write_transform(temporary / output.name, transforms, options.to, fixed, moving)
     for part in _inverses(transforms):
         mean, largest = inverse_error_mm(part)
         print(f"inverse off by {mean:.3f} mm on average, {largest:.3f} mm at most (inner half)")

@@ -47,7 +47,9 @@ def atomic_output(path: Path) -> Iterator[Path]:
         yield temporary
         temporary.replace(path)
     except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror or error}") from error
+        # (HDF5 has pages of its own to say.)
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise InputError(f"{path} cannot be written: {reason}") from error
     finally:
         with suppress(OSError):
             temporary.unlink()

@@ -65,6 +65,7 @@ def jacobian_parser() -> tuple[ArgumentParser, str]:
     add(
         "-o", "--output", type=str, required=True, metavar="FILE", help="the result (.nii, .nii.gz)"
     )
+    add("-m", "--moving", type=str, metavar="FILE", help="the moving image, for FSL, Learn2Reg")
     add("--log", action="store_true", help="write log J instead, of J clipped at 1e-3")
     return parser, summary
 
@@ -77,7 +78,8 @@ def run_jacobian(options: Namespace) -> None:
     check_writable(output.parent)
     check_kept((options.reference, *map(transform_file, options.transform)), [output])
     grid = read_grid(options.reference, "reference")
-    transforms = [read_transform(spec, grid) for spec in options.transform]
+    moving = read_grid(options.moving, "moving image") if options.moving else None
+    transforms = [read_transform(spec, grid, moving) for spec in options.transform]
     jacobian = map_jacobian(transforms, grid)
     with all_or_none(output.parent) as temporary:
         image = log_jacobian(jacobian) if options.log else jacobian

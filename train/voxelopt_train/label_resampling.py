@@ -47,7 +47,7 @@ def resample_labels(
         transforms: maps from the world of ``grid`` to the world of ``labels``, the first first.
         sigma_voxels: standard deviation of the Gaussian, in voxels of ``labels`` along each axis;
             0 interpolates linearly between the 0 and 1 of each label. What is thin shrinks: a
-            plate of one voxel comes out 0.9 voxels thick by default, and is gone from 0.85 on; see
+            plate of one voxel comes out 0.9 voxels thick by default, and is gone from 0.8 on; see
             `vanished`.
         progress: called with the name of each label as it begins.
 
@@ -55,10 +55,14 @@ def resample_labels(
         Image on ``grid`` in the dtype of ``labels``, 0 outside the outer voxel edges of ``labels``.
 
     Raises:
-        InputError: ``sigma_voxels`` is negative or no number.
+        InputError: ``sigma_voxels`` is negative, no number, or beyond the longest axis.
     """
-    if not 0 <= sigma_voxels < math.inf:
-        raise InputError(f"the sigma of labels must be 0 voxels or above, got {sigma_voxels:g}")
+    widest = max(labels.grid.shape)
+    if not 0 <= sigma_voxels <= widest:
+        raise InputError(
+            f"the sigma of labels must be from 0 to {widest} voxels, their longest axis, got "
+            f"{sigma_voxels:g}"
+        )
     candidates = [
         _Candidates.of(points, labels)
         for _, points in mapped_slabs(grid, stages_between(grid, transforms, labels.grid))

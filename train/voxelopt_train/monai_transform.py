@@ -16,13 +16,9 @@ from monai.utils.type_conversion import convert_to_tensor
 from torch import Tensor, nn
 
 from voxelopt_layers import VoxelOptLayer
-from voxelopt_train.carried import (
-    Channels,
-    carry_channels,
-    register_channels,
-    whole_displacement,
-)
+from voxelopt_train.carried import Channels, carry_channels, register_channels
 from voxelopt_train.errors import InputError
+from voxelopt_train.transforms import to_ddf
 
 Mode = Literal["bilinear", "nearest"]
 
@@ -119,7 +115,8 @@ class VoxelOptRegistrationd(MapTransform):
             warped = carry_channels(_channels(image), str(key), result, how)
             d[key] = _on_grid_of(fixed, warped, image)
         if self.displacement_key is not None:
-            d[self.displacement_key] = _on_grid_of(fixed, whole_displacement(result))
+            ddf = to_ddf(result.transforms, result.fixed.grid)[0]
+            d[self.displacement_key] = _on_grid_of(fixed, ddf)
         return d
 
 

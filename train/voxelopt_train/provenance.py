@@ -13,21 +13,22 @@ import voxelopt_layers
 from voxelopt_train.images import ImageLike
 from voxelopt_train.registration import ENCODERS
 
-INPUTS = ("fixed", "moving", "fixed_labels", "moving_labels")
+INPUTS = ("fixed", "moving", "fixed_labels", "moving_labels")  # the images that a page shows
+_OTHERS = ("fixed_mask", "moving_mask", "fixed_points", "moving_points")  # told where given
 
 
 def input_paths(inputs: Mapping[str, ImageLike | None], folder: Path) -> dict[str, str | None]:
-    """The files of `INPUTS` as JSON keeps them; None for what has no file.
+    """The files of a registration as JSON keeps them; None for what has none.
 
     A file in ``folder`` or below it is told relative to ``folder``, so that the folder can be moved
     as a whole; any other by its absolute path, which holds wherever the folder is moved.
 
     Args:
-        inputs: images by name; arrays, and images that were never saved, have no file.
+        inputs: `INPUTS`, masks and points by name; arrays, and images never saved, have no file.
         folder: where the results lie.
     """
     root, paths = folder.resolve(), {}
-    for name in INPUTS:
+    for name in (*INPUTS, *(other for other in _OTHERS if inputs.get(other) is not None)):
         source = inputs.get(name)
         file = source.get_filename() if isinstance(source, SpatialImage) else source
         if not isinstance(file, str | Path):

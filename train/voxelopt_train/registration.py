@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -141,6 +141,7 @@ def register(
 
     report("features")
     images, masks = _on_working_grid(matched, seen, before, grid, device)
+    _check_masks(masks)
     start = time.perf_counter()
     u, inverse, entropy = _solve(net, images, masks, report)
     seconds = time.perf_counter() - start
@@ -260,6 +261,17 @@ def check_pair(fixed: Image, moving: Image, window: tuple[float, float] | None) 
     if slices[0] != slices[1]:
         flat, solid = (fixed, moving) if slices[0] else (moving, fixed)
         raise InputError(f"{flat.name} is a single slice and {solid.name} a volume, expected alike")
+
+
+def _check_masks(masks: Mapping[str, Tensor]) -> None:
+    seen = 1.0
+    for mask in masks.values():
+        seen = seen * mask
+    if isinstance(seen, Tensor) and not seen.any():
+        raise InputError(
+            "the masks, and the parts of the world that the images show, leave no voxel of the "
+            "working grid where both can be matched"
+        )
 
 
 def _check_overlap(fixed: Image, moving: Image, alignment: AffineTransform | None) -> None:

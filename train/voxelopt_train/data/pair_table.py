@@ -80,7 +80,9 @@ def read_json(path: Path) -> Any:
     """The content of a JSON file, or InputError."""
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: there is no such file") from error
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: this is no JSON file that can be read") from error
 
 
@@ -104,6 +106,8 @@ def _csv_rows(path: Path) -> list[dict[str, str]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             return list(csv.DictReader(file, skipinitialspace=True))
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: there is no such file") from error
     except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"{path}: this is no CSV file that can be read") from error
 

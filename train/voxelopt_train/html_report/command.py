@@ -12,7 +12,7 @@ from voxelopt_train.data.pair_table import read_json
 from voxelopt_train.errors import InputError
 from voxelopt_train.files import all_or_none, check_kept, check_writable
 from voxelopt_train.html_report.page import write_page
-from voxelopt_train.html_report.results import find_results
+from voxelopt_train.html_report.results import failed_cases, find_results
 
 
 def report_parser() -> tuple[ArgumentParser, str]:
@@ -55,9 +55,8 @@ def run_report(options: Namespace) -> None:
     check_kept((*given.values(), options.label_names), [output])
     with progress_bar(stages=len(cases)) as stage, all_or_none(output.parent) as temporary:
         size = write_page(temporary / output.name, cases, given, names, stage)
-    for case in cases:
-        for note in case.notes:
-            print("note:", note)
+    for note in [*(note for case in cases for note in case.notes), *failed_cases(options.results)]:
+        print("note:", note)
     print(f"wrote {output} ({size / 1e6:.1f} MB)")
 
 

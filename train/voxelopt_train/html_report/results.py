@@ -114,7 +114,28 @@ def _reports(place: str) -> list[Path]:
     own = folder / f"{start}{_REPORT}"
     if own.is_file() or start:
         return [own] if own.is_file() else []
-    return sorted(folder.glob(f"*{_REPORT}")) + sorted(folder.glob(f"*/*{_REPORT}"))
+    failed = _failed_cases(folder)
+    below = [
+        file for file in sorted(folder.glob(f"*/*{_REPORT}")) if file.parent.name not in failed
+    ]
+    return sorted(folder.glob(f"*{_REPORT}")) + below
+
+
+def failed_cases(places: Sequence[str]) -> list[str]:
+    """A sentence on each case of a cohort that failed at last, whatever older results it has."""
+    return [
+        f"{place}: case {name} failed and is left out: {error}"
+        for place in places
+        for name, error in _failed_cases(Path(place)).items()
+    ]
+
+
+def _failed_cases(folder: Path) -> dict[str, str]:
+    table = folder / "results.json"
+    content = read_json(table) if table.is_file() else {}
+    cases = content.get("cases", []) if isinstance(content, dict) else []
+    rows = [row for row in cases if isinstance(row, dict) and row.get("status") == "failed"]
+    return {str(row.get("case")): str(row.get("error")) for row in rows}
 
 
 def _unique_names(starts: dict[Path, str]) -> dict[Path, str]:

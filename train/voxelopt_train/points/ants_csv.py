@@ -32,6 +32,12 @@ def parse_csv(text: str, name: str, frame: str) -> PointSet:
     if not rows:
         raise InputError(f"{name}: the file is empty, expected a CSV with a header x,y,z")
     document = CsvDocument(rows[0], rows[1:])
+    for number, row in enumerate(document.rows, 1):
+        if len(row) > len(document.header):
+            raise InputError(
+                f"{name}, point {number}: {len(row)} cells, expected the {len(document.header)} of "
+                "the header (a decimal point, not a comma?)"
+            )
     coordinates = coordinates_of(document.rows, _axes(document, name), name)
     label = document.column("label")
     return PointSet(
@@ -56,6 +62,10 @@ def render_csv(points: PointSet, frame: str) -> str:
 
 
 def _axes(document: CsvDocument, name: str) -> list[int]:
+    names = [cell.strip().lower() for cell in document.header]
+    for axis in "xyz":
+        if names.count(axis) > 1:
+            raise InputError(f"{name}: the header has the column {axis} more than once")
     found = {axis: document.column(axis) for axis in "xyz"}
     missing = [axis for axis, at in found.items() if at is None]
     if missing == ["z"]:

@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-import torch
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 
 from voxelopt_train.errors import InputError
 from voxelopt_train.files import all_or_none, check_kept, check_writable
+from voxelopt_train.images import read_grid
 from voxelopt_train.points.files import check_suffix, read_points, write_points
 from voxelopt_train.points.landmarks import landmark_pair, landmark_table
-from voxelopt_train.points.point_set import map_positions
-from voxelopt_train.transforms import (
-    DisplacementField,
-    Transform,
-    inside,
-    map_points,
-    read_transform,
-    transform_file,
-)
+from voxelopt_train.points.point_set import map_positions, outside_notes
+from voxelopt_train.transforms import read_transform, transform_file
 
 _DIRECTION = (
     "The transforms that warp the moving image onto the fixed one, in the same order, carry points "
@@ -65,6 +56,14 @@ def points_parser() -> tuple[ArgumentParser, str]:
         help="where the points belong: prints the TRE in mm before and after; paired by label "
         "where all labels are unique and the same in both files, otherwise in order",
     )
+    add(
+        "-r",
+        "--reference",
+        type=str,
+        metavar="FILE",
+        help="the fixed image, for transforms of Learn2Reg",
+    )
+    add("-m", "--moving", type=str, metavar="FILE", help="the moving one, also for those of FSL")
     add("--frame", choices=["lps", "ras"], default="lps", help="of CSV; Slicer's files say theirs")
     return parser, summary
 
@@ -83,8 +82,10 @@ def run_points(options: Namespace) -> None:
     pair = None
     if options.moving_points is not None:
         pair = landmark_pair(points, read_points(options.moving_points, options.frame))
-    transforms = [read_transform(spec) for spec in specs]
-    notes = list(_outside(points.positions_mm, transforms, specs))
+    fixed = read_grid(options.reference, "reference") if options.reference else None
+    moving = read_grid(options.moving, "moving image") if options.moving else None
+    transforms = [read_transform(spec, fixed, moving) for spec in specs]
+    notes = outside_notes(points.positions_mm, transforms)
     if output is not None:
         mapped = replace(points, positions_mm=map_positions(points.positions_mm, transforms))
         with all_or_none(output.parent) as temporary:
@@ -96,20 +97,3 @@ def run_points(options: Namespace) -> None:
         print("note:", note)
     if output is not None:
         print("wrote", output)
-
-
-def _outside(
-    positions_mm: np.ndarray, transforms: Sequence[Transform], specs: Sequence[str]
-) -> Iterator[str]:
-    """A sentence for each displacement field that points pass by, as those of a wrong frame do."""
-    points = torch.from_numpy(positions_mm.T.copy())[None]
-    for transform, spec in zip(transforms, specs, strict=True):
-        if isinstance(transform, DisplacementField):
-            voxels = map_points(np.linalg.inv(transform.grid.affine), points)
-            missed = int((~inside(voxels, transform.grid.shape)).sum())
-            if missed:
-                yield (
-                    f"{missed} of {len(positions_mm)} points lie outside the grid of {spec}, "
-                    "which leaves them where they are"
-                )
-        points = transform(points)

@@ -10,7 +10,14 @@ import numpy as np
 import torch
 
 from voxelopt_train.errors import InputError
-from voxelopt_train.transforms import Transform
+from voxelopt_train.transforms import (
+    DisplacementField,
+    InverseDisplacementField,
+    Transform,
+    flatten,
+    inside,
+    map_points,
+)
 
 _LPS = np.array([-1.0, -1.0, 1.0])
 # Slicer's files have the name of their coordinate system, older ones its number.
@@ -42,6 +49,24 @@ def map_positions(positions_mm: np.ndarray, transforms: Sequence[Transform]) -> 
     for transform in transforms:
         points = transform(points)
     return points[0].numpy().T
+
+
+def outside_notes(positions_mm: np.ndarray, transforms: Sequence[Transform]) -> list[str]:
+    """A sentence for each displacement field that points pass by, as those of a wrong frame do."""
+    notes = []
+    points = torch.from_numpy(positions_mm.T.copy())[None]
+    for transform in flatten(transforms):
+        field = transform.field if isinstance(transform, InverseDisplacementField) else transform
+        if isinstance(field, DisplacementField):
+            voxels = map_points(np.linalg.inv(field.grid.affine), points)
+            missed = int((~inside(voxels, field.grid.shape)).sum())
+            if missed:
+                notes.append(
+                    f"{missed} of {len(positions_mm)} points lie outside the grid of a "
+                    "displacement field, which leaves them where they are"
+                )
+        points = transform(points)
+    return notes
 
 
 def as_coordinates(cells: Iterable[object], place: str) -> list[float]:

@@ -36,7 +36,7 @@ def parse_json(text: str, name: str) -> PointSet:
     """Points of all lists in the text of a file ``name``, one list after the other."""
     try:
         content = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{name}: this is no JSON file that can be read") from error
     positions, labels, comments = [], [], []
     for point, frame, place in _points(content, name):

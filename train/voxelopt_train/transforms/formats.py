@@ -54,7 +54,7 @@ def read_transform(
             for antsApplyTransforms, ``[FILE,1]`` is the inverse; of a displacement field it is
             found by iteration, of a composite part by part.
         fixed: grid of the fixed image, which Learn2Reg's files need.
-        moving: grid of the image to be warped, which FSL's files need.
+        moving: grid of the image to be warped, which FSL's and Learn2Reg's files need.
 
     Returns:
         A map of points of the fixed world to points of the moving world, RAS mm.
@@ -95,7 +95,11 @@ def _format_of(path: Path) -> str:
 
 def _read(path: Path, name: str, fixed: Grid | None, moving: Grid | None) -> Transform:
     if name == "learn2reg":
-        return read_learn2reg(path, _needed(fixed, path, "fixed", "--reference"), moving)
+        fixed, moving = (
+            _needed(fixed, path, "fixed", "--reference"),
+            _needed(moving, path, "moving", "--moving"),
+        )
+        return read_learn2reg(path, fixed, moving)
     if name == "fsl":
         return read_fsl(path, _needed(moving, path, "moving", "--moving"))
     if name == "itk" and not path.name.endswith(_NIFTI):
@@ -135,13 +139,17 @@ def write_transform(
         transforms: from the fixed to the moving world, the first first.
         to: one of `FORMATS`.
         fixed: grid of the field; None takes that of the first transform, a displacement field.
-        moving: grid of the moving image; None takes the fixed one.
+        moving: grid of the moving image, which FSL and Learn2Reg need.
 
     Raises:
         InputError: the file cannot be written, its suffix does not fit the format, the transforms
             do not fit into it, or it needs a grid.
     """
     path = Path(path)
+    if to not in FORMATS:
+        raise InputError(f"the format must be one of {', '.join(FORMATS)}, got {to}")
+    if to in ("fsl", "learn2reg"):
+        moving = _needed(moving, path, "moving", "--moving")
     parts = flatten(transforms)
     as_parts = to == "itk" and path.suffix in itk_file.SUFFIXES
     plain = all(isinstance(part, AffineTransform | DisplacementField) for part in parts)
@@ -160,11 +168,9 @@ def write_transform(
         "nifti": lambda: write_nifti_displacement(path, field),
         "niftyreg-def": lambda: write_niftyreg(path, field, "deformation"),
         "niftyreg-disp": lambda: write_niftyreg(path, field, "displacement"),
-        "fsl": lambda: write_fsl(path, field, moving or fixed),
+        "fsl": lambda: write_fsl(path, field, _needed(moving, path, "moving", "--moving")),
         "learn2reg": lambda: write_learn2reg(path, field, moving),
     }
-    if to not in writers:
-        raise InputError(f"the format must be one of {', '.join(FORMATS)}, got {to}")
     writers[to]()
 
 

@@ -13,8 +13,8 @@ import numpy as np
 
 from voxelopt_train.errors import InputError
 from voxelopt_train.grids import Grid
-from voxelopt_train.images import write_nifti
-from voxelopt_train.transforms.maps import DisplacementField
+from voxelopt_train.images import load_volume, write_nifti
+from voxelopt_train.transforms.maps import DisplacementField, map_points, slabs
 from voxelopt_train.transforms.vectors import field_of, intent_of, read_vectors, vectors_of
 
 INTENT_FIELD = 2006  # FSL_FNIRT_DISPLACEMENT_FIELD
@@ -31,7 +31,7 @@ def read_fsl(path: Path, moving: Grid) -> DisplacementField:
 
     Raises:
         InputError: the file is missing, damaged or holds coefficients (``fnirtfileutils`` makes a
-            field of them).
+            field of them) or absolute positions, or its header contradicts itself.
     """
     if intent_of(path).code in _COEFFICIENTS:
         raise InputError(
@@ -39,7 +39,13 @@ def read_fsl(path: Path, moving: Grid) -> DisplacementField:
             "fnirtfileutils --in=FILE --ref=FIXED --out=FIELD --withaff"
         )
     vectors, grid = read_vectors(path, "a relative warp of FSL", (3,))
+    check_voxel_sizes(path)
     to_fixed, to_moving = world_to_fsl(grid), world_to_fsl(moving)
+    if _is_absolute(vectors, grid, to_fixed):
+        raise InputError(
+            f"transform {path}: these look like absolute positions, expected relative ones; make "
+            "them with convertwarp --relout"
+        )
     return field_of(vectors, grid, to_fixed, to_moving, f"transform {path}")
 
 
@@ -51,6 +57,26 @@ def write_fsl(path: Path, field: DisplacementField, moving: Grid) -> None:
     """
     vectors = vectors_of(field, world_to_fsl(field.grid), world_to_fsl(moving))
     write_nifti(path, np.moveaxis(vectors, 0, -1), field.grid.affine, intent=INTENT_FIELD)
+
+
+def check_voxel_sizes(path: str | Path) -> None:
+    """Raise InputError where the header has other voxel sizes than its affine: FSL takes those."""
+    volume = load_volume(path, "image")
+    sizes = np.linalg.norm(np.asarray(volume.affine)[:3, :3], axis=0)
+    zooms = np.array((*volume.header.get_zooms(), 1, 1, 1)[:3], dtype=float)
+    if not np.allclose(sizes, zooms, rtol=1e-3):
+        told = (" x ".join(f"{size:.4g}" for size in three) for three in (zooms, sizes))
+        raise InputError("{}: pixdim says voxels of {} mm, the sform {} mm".format(path, *told))
+
+
+def _is_absolute(vectors: np.ndarray, grid: Grid, to_fixed: np.ndarray) -> bool:
+    """Whether vectors follow the coordinates of their own voxels, as displacements never do."""
+    _, indices = next(iter(slabs(grid)))
+    own = map_points(to_fixed @ grid.affine, indices)[0].numpy()
+    there = np.asarray(vectors[:, : own.shape[1]], np.float64)
+    return float((there - own).var(axis=(1, 2, 3)).sum()) < 0.5 * float(
+        there.var(axis=(1, 2, 3)).sum()
+    )
 
 
 def world_to_fsl(grid: Grid) -> np.ndarray:

@@ -94,9 +94,12 @@ def to_entry(transform: Transform) -> Entry:
         parameters = np.concatenate([matrix[:3, :3].ravel(), matrix[:3, 3]])
         return Entry("AffineTransform_double_3_3", parameters, np.zeros(3))
     if not isinstance(transform, DisplacementField):
-        raise InputError("an ITK transform is linear or a displacement field: give a --reference")
+        raise InputError(
+            "an ITK transform is linear or a displacement field; of an inverse, "
+            "as_displacement_field makes one on a grid"
+        )
     vectors = vectors_of(transform, RAS_TO_LPS, RAS_TO_LPS)
-    return Entry(f"{_FIELD}_double_3_3", vectors.T.ravel().astype(float), _geometry(transform.grid))
+    return Entry(f"{_FIELD}_double_3_3", vectors.T.ravel().astype(float), geometry(transform.grid))
 
 
 def _field(entry: Entry, name: str) -> DisplacementField:
@@ -118,12 +121,20 @@ def _field(entry: Entry, name: str) -> DisplacementField:
     return field_of(vectors, Grid((nx, ny, nz), affine), RAS_TO_LPS, RAS_TO_LPS, name)
 
 
-def _geometry(grid: Grid) -> np.ndarray:
+def geometry(grid: Grid) -> np.ndarray:
+    """Size, origin, spacing and direction of a grid, one after the other, LPS mm.
+
+    Raises:
+        InputError: the axes of the grid are not at right angles, which ITK cannot express.
+    """
     lps = RAS_TO_LPS @ grid.affine
     spacing = np.asarray(grid.spacing)
     direction = lps[:3, :3] / spacing
     if np.abs(direction.T @ direction - np.eye(3)).max() > 1e-4:
-        raise InputError("the grid of the displacement field is sheared, which ITK cannot express")
+        raise InputError(
+            "the grid of the displacement field is sheared, which ITK and ANTs cannot express; "
+            "resample the fixed image on one that is not"
+        )
     return np.concatenate([grid.shape, lps[:3, 3], spacing, direction.ravel()]).astype(float)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from voxelopt_train.errors import InputError
 from voxelopt_train.images import write_nifti
-from voxelopt_train.transforms.itk import RAS_TO_LPS
+from voxelopt_train.transforms.itk import RAS_TO_LPS, geometry
 from voxelopt_train.transforms.maps import DisplacementField
 from voxelopt_train.transforms.vectors import field_of, intent_of, read_vectors, vectors_of
 
@@ -36,7 +36,8 @@ def write_displacement_field(path: str | Path, field: DisplacementField) -> None
     """Write an ITK displacement field: NIfTI, 5-D, intent 1007, components in LPS mm.
 
     Raises:
-        InputError: the file cannot be written or has another suffix.
+        InputError: the file cannot be written or has another suffix, or the grid is sheared.
     """
+    geometry(field.grid)  # NIfTI can express more
     vectors = np.moveaxis(vectors_of(field, RAS_TO_LPS, RAS_TO_LPS), 0, -1)
     write_nifti(Path(path), vectors[:, :, :, None], field.grid.affine, intent=INTENT_VECTOR)

@@ -16,7 +16,7 @@ from nibabel.nifti1 import Nifti1Header
 
 from voxelopt_train.errors import InputError
 from voxelopt_train.grids import Grid
-from voxelopt_train.images import check_affine, load_volume, voxels
+from voxelopt_train.images import check_affine, check_units, load_volume, voxels
 from voxelopt_train.transforms.maps import AffineTransform, DisplacementField, map_points, slabs
 
 
@@ -46,8 +46,6 @@ def field_of(
     Raises:
         InputError: the vectors of what ``name`` calls have NaN or infinite values.
     """
-    if not np.isfinite(vectors).all():
-        raise InputError(f"{name}: the displacement field has NaN or infinite values")
     displacement_mm = torch.empty(1, 3, *grid.shape)
     to_world, from_moving = AffineTransform(grid.affine), np.linalg.inv(to_moving)
     for rows, indices in slabs(grid):
@@ -55,6 +53,8 @@ def field_of(
         w = torch.from_numpy(np.ascontiguousarray(vectors[:, rows], np.float64))[None]
         moved = map_points(from_moving, map_points(to_fixed, points) + w)
         displacement_mm[:, :, rows] = (moved - points).float()
+    if not displacement_mm.isfinite().all():
+        raise InputError(f"{name}: the displacement field has NaN or infinite values")
     return DisplacementField(displacement_mm, grid)
 
 
@@ -95,8 +95,13 @@ def read_vectors(path: Path, kind: str, components: tuple[int, ...]) -> tuple[np
     if len(volume.shape) < 3 or volume.shape[3:] != components:
         expected = ", ".join(["x, y, z", *map(str, components)])
         raise InputError(f"{name}: expected {kind} of shape ({expected}), got shape {volume.shape}")
+    if 0 in volume.shape:
+        raise InputError(f"{name}: the displacement field is empty, shape {volume.shape}")
+    check_units(volume, name)
     affine = np.asarray(volume.affine, dtype=np.float64)
     check_affine(affine, name)
     vectors = np.moveaxis(voxels(volume, name), -1, 0)
+    if vectors.dtype.kind not in "iuf":
+        raise InputError(f"{name}: expected real numbers, got {vectors.dtype}")
     nx, ny, nz = volume.shape[:3]
     return vectors.reshape(3, nx, ny, nz), Grid((nx, ny, nz), affine)

@@ -156,7 +156,7 @@ class CaseTable {
   }
 }
 
-// Distributions: a dot for each case, spread where many are alike; a line at the median.
+// Distributions: a dot for each case, spread where many are alike; a line at the mean.
 class Plots {
   constructor(place, entries, onChoose) {
     Object.assign(this, { entries, onChoose, dots: [] });
@@ -170,7 +170,7 @@ class Plots {
   }
 
   strip(title, values, [low, high]) {
-    const x = (value) => 12 + (296 * (value - low)) / (high - low), known = values.filter(isNumber).sort((a, b) => a - b);
+    const x = (value) => 12 + (296 * (value - low)) / (high - low), known = values.filter(isNumber);
     const mean = known.reduce((a, b) => a + b, 0) / known.length;
     const svg = element("svg", { viewBox: "0 0 320 66", role: "img", "aria-label": `${title}: mean ${fixed(mean, 3)} of ${known.length} cases` });
     svg.append(element("line", { x1: 12, x2: 308, y1: 44, y2: 44, class: "axis" }));
@@ -179,8 +179,7 @@ class Plots {
       svg.append(element("line", { x1: x(value), x2: x(value), y1: 44, y2: 48, class: "axis" }),
         element("text", { x: x(value), y: 60, class: "tick" }, fixed(value, 2)));
     }
-    const median = known[Math.floor((known.length - 1) / 2)];
-    svg.append(element("line", { x1: x(median), x2: x(median), y1: 10, y2: 44, class: "median" }));
+    svg.append(element("line", { x1: x(mean), x2: x(mean), y1: 10, y2: 44, class: "mean" }));
     const taken = [];
     values.forEach((value, n) => {
       if (!isNumber(value)) return;
