@@ -218,7 +218,7 @@ def test_fsl_refuses_what_it_would_read_otherwise(tmp_path):
     stored.header.set_sform(fixed.affine, code=1)
     torn = Nifti1Image(np.asarray(stored.dataobj), None, stored.header)
     torn.to_filename(tmp_path / "torn.nii.gz")
-    with pytest.raises(InputError, match="pixdim says voxels of .*, the sform"):
+    with pytest.raises(InputError, match=r"pixdim says voxels of .*, the sform"):
         read_transform(tmp_path / "torn.nii.gz", moving=moving)
 
 
