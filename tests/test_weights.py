@@ -63,6 +63,7 @@ def bad_states() -> dict[str, tuple[dict, str]]:
         "other": (other, r"0\.weight is \(4, 2, 3, 3, 3\) instead of \(4, 1, 3, 3, 3\)"),
         "more": ({**good, "3.weight": torch.zeros(1)}, r"keys that the network has not: 3\.weight"),
         "empty": ({"net": {"epoch": 3}}, "holds no weights"),
+        "unnamed": ({0: torch.zeros(1)}, "holds no weights"),
     }
 
 

@@ -16,7 +16,9 @@ def check_inputs(
 ) -> None:
     """Raise unless the arguments of `VoxelOptLayer.solve` are tensors that fit together."""
     for name, features in (("fixed", fixed), ("moving", moving)):
-        if not isinstance(features, Tensor) or not features.is_floating_point():
+        # Users without a type checker pass arrays too.
+        is_tensor = isinstance(features, Tensor)  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not is_tensor or not features.is_floating_point():
             kind = getattr(features, "dtype", type(features).__name__)
             raise TypeError(f"{name} features must be a tensor of floating point, got {kind}")
     if fixed.shape != moving.shape or fixed.dim() not in (4, 5) or 0 in fixed.shape:

@@ -99,7 +99,7 @@ def assign(
         if assignment == "straight_through" and needs_grad:
             estimate = soft(whole)
             v = v + (estimate - estimate.detach())
-    return v.unflatten(2, spatial)
+    return torch.unflatten(v, 2, spatial)
 
 
 def _in_blocks(step: Callable[[slice], Tensor], flat: Tensor, d: int, dtype: torch.dtype) -> Tensor:

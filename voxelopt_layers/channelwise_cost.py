@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from voxelopt_layers import native
+from voxelopt_layers.autograd import TensorFunction
 from voxelopt_layers.displacement import Boundary
 from voxelopt_layers.fused import FusedCostVolume
 from voxelopt_layers.offsets import Offsets, pad, reach, window
@@ -43,7 +44,8 @@ def channelwise_cost(
     # Parts are added up in the type of the features.
     kept = dtype if group >= channels else fixed.dtype
     cost = None
-    for f, m in zip(fixed.split(group, 1), moving.split(group, 1), strict=True):
+    groups = torch.split(fixed, group, dim=1), torch.split(moving, group, dim=1)
+    for f, m in zip(*groups, strict=True):
         if normalise is not None:
             f, m = ((x - mean) * unit for x, (mean, unit) in zip((f, m), normalise, strict=True))
         if fused:
@@ -68,7 +70,7 @@ def _unit_map(features: Tensor, dissimilarity: str) -> tuple[Tensor | float, Ten
     return mean, torch.where(square > tiny, square.clamp_min(tiny).rsqrt(), 0.0)
 
 
-class _ChannelwiseCost(torch.autograd.Function):
+class _ChannelwiseCost(TensorFunction):
     """``scale * sum_c phi(f_c(x) - m_c(x + o))``, phi the absolute value or the square.
 
     Autograd would keep the difference of every channel at every offset (27 copies of the
@@ -76,7 +78,7 @@ class _ChannelwiseCost(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+    def forward(
         ctx: Any,
         fixed: Tensor,
         padded: Tensor,
@@ -106,9 +108,7 @@ class _ChannelwiseCost(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, *grads: Any
-    ) -> tuple[Tensor, Tensor, None, None, None, None]:
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor, Tensor, None, None, None, None]:
         fixed, padded = ctx.saved_tensors
         offsets, squared, scale = ctx.options
         radius = reach(offsets)

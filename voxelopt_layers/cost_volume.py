@@ -37,8 +37,9 @@ def checked_dissimilarity(
             f"got {dissimilarity!r}"
         )
     for weight in weights.values():
-        number = isinstance(weight, int | float) and not isinstance(weight, bool)
-        if not number or not 0 < weight < math.inf:
+        # What comes from a YAML file may be anything.
+        number = isinstance(weight, int | float)  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not number or isinstance(weight, bool) or not 0 < weight < math.inf:
             raise ValueError(
                 f"the weights of {name} must be numbers above 0, got {dissimilarity!r}"
             )

@@ -202,7 +202,7 @@ def jacobian_determinant(displacement: Tensor) -> Tensor:
     d = check_displacement(displacement)
 
     def row(n: int) -> list[Tensor]:
-        out = []
+        out: list[Tensor] = []
         for axis in range(d):
             if displacement.shape[2 + axis] > 1:
                 derivative = torch.gradient(displacement[:, n], dim=1 + axis)[0]
@@ -250,7 +250,7 @@ def resize_displacement(
     old = displacement.shape[2:]
     if tuple(old) == tuple(shape):
         return displacement
-    factors = []
+    factors: list[float] = []
     for n, m in zip(old, shape, strict=True):
         exact = (m - 1) / max(n - 1, 1) if align_corners else m / n
         factors.append(1.0 if n == m else exact if scale is None else scale)

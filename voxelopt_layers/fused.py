@@ -15,13 +15,14 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from voxelopt_layers import native
+from voxelopt_layers.autograd import TensorFunction
 
 
-class FusedCostVolume(torch.autograd.Function):
+class FusedCostVolume(TensorFunction):
     """``(fixed, moving, dtype, radius, squared, border, scale)`` to a cost volume."""
 
     @staticmethod
-    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+    def forward(
         ctx: Any, fixed: Tensor, moving: Tensor, dtype: torch.dtype, *options: Any
     ) -> Tensor:
         fixed, moving = fixed.contiguous(), moving.contiguous()
@@ -33,9 +34,7 @@ class FusedCostVolume(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, *grads: Tensor
-    ) -> Any:
+    def backward(ctx: Any, *grads: Tensor) -> Any:
         fixed, moving = ctx.saved_tensors
         by_fixed, by_moving = native.zeros_like(fixed), native.zeros_like(moving)
         grad = grads[0].contiguous()
@@ -55,7 +54,9 @@ def match(
     """Cost volume and its entropy in one pass, without a gradient."""
     fixed = fixed.contiguous()
     cost, entropy = _empty_cost(fixed, options[0], dtype), torch.empty_like(fixed[:, :1])
-    native.cost_volume(fixed, moving.contiguous(), cost, *options, entropy, beta, floor)
+    native.cost_volume(
+        fixed, moving.contiguous(), cost, *options, entropy=entropy, beta=beta, floor=floor
+    )
     return cost, entropy
 
 
@@ -81,11 +82,11 @@ class Remade:
         return cost
 
 
-class FusedEntropy(torch.autograd.Function):
+class FusedEntropy(TensorFunction):
     """``(cost, beta (1,), probability_floor, Remade or None)`` to the entropy in nats."""
 
     @staticmethod
-    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+    def forward(
         ctx: Any, cost: Tensor, beta: Tensor, floor: float, remade: Remade | None = None
     ) -> Tensor:
         cost = cost.contiguous()
@@ -97,9 +98,7 @@ class FusedEntropy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, *grads: Tensor
-    ) -> Any:
+    def backward(ctx: Any, *grads: Tensor) -> Any:
         floor, remade = ctx.options
         beta, *saved = ctx.saved_tensors
         cost = saved[0] if saved else remade.cost(last=True)
@@ -110,13 +109,11 @@ class FusedEntropy(torch.autograd.Function):
         return by_cost, by_beta, None, None
 
 
-class FusedWarp(torch.autograd.Function):
+class FusedWarp(TensorFunction):
     """``(image, displacement, border, add)`` to ``image(x + u(x))``, ``+ u(x)`` where ``add``."""
 
     @staticmethod
-    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, image: Tensor, displacement: Tensor, border: bool, add: bool
-    ) -> Tensor:
+    def forward(ctx: Any, image: Tensor, displacement: Tensor, border: bool, add: bool) -> Tensor:
         image, displacement = image.contiguous(), displacement.contiguous()
         ctx.save_for_backward(image, displacement)
         ctx.options = border, add
@@ -126,9 +123,7 @@ class FusedWarp(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, *grads: Tensor
-    ) -> Any:
+    def backward(ctx: Any, *grads: Tensor) -> Any:
         image, displacement = ctx.saved_tensors
         border, add = ctx.options
         wanted = ctx.needs_input_grad
@@ -141,13 +136,11 @@ class FusedWarp(torch.autograd.Function):
         return by_image, by_displacement, None, None
 
 
-class FusedExponential(torch.autograd.Function):
+class FusedExponential(TensorFunction):
     """``(velocity, steps)`` to its exponential, whose fields are not kept but made again."""
 
     @staticmethod
-    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, velocity: Tensor, steps: int
-    ) -> Tensor:
+    def forward(ctx: Any, velocity: Tensor, steps: int) -> Tensor:
         velocity = velocity.contiguous()
         ctx.save_for_backward(velocity)
         ctx.steps = steps
@@ -157,9 +150,7 @@ class FusedExponential(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, *grads: Tensor
-    ) -> Any:
+    def backward(ctx: Any, *grads: Tensor) -> Any:
         (velocity,) = ctx.saved_tensors
         grad = grads[0].clone(memory_format=torch.contiguous_format)
         native.exponentiate_backward(velocity, grad, ctx.steps)
@@ -194,7 +185,7 @@ class Descent:
             native.smooth_backward(image, sigma, grad, grad_sigma, self.radius, self.border)
 
 
-class FusedDescent(torch.autograd.Function):
+class FusedDescent(TensorFunction):
     """``(cost, sigma, couplings (I,), temperature (1,), Descent, Remade or None)`` to the velocity.
 
     ``cost`` is overwritten where it can be made again, and where no gradient is needed; then no
@@ -202,7 +193,7 @@ class FusedDescent(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+    def forward(
         ctx: Any,
         cost: Tensor,
         sigma: Tensor,
@@ -221,7 +212,8 @@ class FusedDescent(torch.autograd.Function):
         if how.kind != native.SOFT:
             rounding = tie_margin(filtered)
         v = sigma.new_empty((cost.shape[0], cost.dim() - 2, *cost.shape[2:]))
-        u, spare, history = None, torch.empty_like(v), []
+        u, spare = None, torch.empty_like(v)
+        history: list[Tensor | None] = []
         for coupling in couplings.unbind():
             native.assign(filtered, u, v, how.kind, coupling, temperature, rounding)
             if keep:
@@ -238,9 +230,7 @@ class FusedDescent(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, *grads: Tensor
-    ) -> Any:
+    def backward(ctx: Any, *grads: Tensor) -> Any:
         how, remade = ctx.options
         sigma, couplings, temperature, *history = ctx.saved_tensors
         if remade is None:
@@ -256,8 +246,7 @@ class FusedDescent(torch.autograd.Function):
         by_scalars = couplings.new_zeros((len(couplings), 2))
         learned = any(ctx.needs_input_grad[2:4])
         grad = grads[0].clone(memory_format=torch.contiguous_format)
-        iterations = list(enumerate(couplings.unbind()))[-(len(history) // 2) :]
-        for i, coupling in reversed(iterations):
+        for i in reversed(range(len(couplings))[-(len(history) // 2) :]):
             v, u = history.pop(), history.pop()
             how.smooth_backward(v, sigma, grad, by_sigma)
             if by_cost is None:  # no gradient passes the argmin
@@ -270,7 +259,7 @@ class FusedDescent(torch.autograd.Function):
                 by_cost,
                 by_u,
                 by_scalars[i] if learned else None,
-                coupling,
+                couplings[i],
                 temperature,
                 first,
             )

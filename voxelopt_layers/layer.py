@@ -125,7 +125,7 @@ class VoxelOptLayer(nn.Module):
         cost_dtype: Literal["float16", "bfloat16"] | None = None,
     ) -> None:
         super().__init__()
-        counts = {
+        counts: dict[str, object] = {  # whatever a YAML file says
             "levels": levels,
             "search_radius": search_radius,
             "warps_per_level": warps_per_level,
@@ -281,7 +281,8 @@ class VoxelOptLayer(nn.Module):
     ) -> tuple[Level, Tensor | None]:
         """The warps of one level, from the displacement before it and its inverse."""
         dissimilarity = self.dissimilarity if last else self.coarse_dissimilarity
-        velocities, entropy, sigma = [], None, None
+        velocities: list[Tensor] = []
+        entropy, sigma = None, None
         for warp in range(self.warps_per_level + (self.refinements if last else 0)):
             cost_of = partial(self._cost, *features, *masks, _compose(start, u), dissimilarity)
             if warp < self.warps_per_level:

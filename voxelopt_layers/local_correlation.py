@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from voxelopt_layers import native
+from voxelopt_layers.autograd import TensorFunction
 from voxelopt_layers.displacement import Boundary
 from voxelopt_layers.offsets import Offsets, pad, reach, window
 
@@ -137,22 +138,18 @@ def _parts(fixed: Tensor, moving: Tensor, offsets: Offsets, boundary: Boundary) 
         yield 1 - local_correlation(f, window(m, offset, reach(offsets), f.shape[2:]))
 
 
-class _LocalCorrelation(torch.autograd.Function):
+class _LocalCorrelation(TensorFunction):
     """Autograd would keep a dozen maps of every offset; this keeps the two, and goes again."""
 
     @staticmethod
-    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, fixed: Tensor, moving: Tensor, *options: Any
-    ) -> Tensor:
+    def forward(ctx: Any, fixed: Tensor, moving: Tensor, *options: Any) -> Tensor:
         ctx.save_for_backward(fixed, moving)
         ctx.options = options
         return _forward(fixed, moving, *options, onto=None)
 
     @staticmethod
     @once_differentiable
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, *grads: Tensor
-    ) -> Any:
+    def backward(ctx: Any, *grads: Tensor) -> Any:
         offsets, boundary, _, scale = ctx.options
         fixed, moving = (x.detach().requires_grad_() for x in ctx.saved_tensors)
         with torch.enable_grad():

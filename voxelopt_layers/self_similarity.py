@@ -71,4 +71,5 @@ def descriptors_of_channels(features: Tensor) -> Tensor:
         ``(B, 12 C, *spatial)``, in 2-D ``(B, 4 C, *spatial)``.
     """
     one_by_one = features.flatten(0, 1).unsqueeze(1)
-    return mind_ssc(one_by_one, radius=1, dilation=1).unflatten(0, features.shape[:2]).flatten(1, 2)
+    descriptors = mind_ssc(one_by_one, radius=1, dilation=1)
+    return torch.unflatten(descriptors, 0, features.shape[:2]).flatten(1, 2)

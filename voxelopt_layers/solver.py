@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
+import torch.utils.checkpoint
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from voxelopt_layers import native
 from voxelopt_layers.assignment import Assignment, assign
@@ -30,6 +30,7 @@ from voxelopt_layers.refinement import elastic_velocity, subvoxel_step
 
 GradientMode = Literal["unrolled", "checkpointed", "truncated"]
 _WIDEST = 100
+_checkpoint: Any = torch.utils.checkpoint  # whose functions have no types
 LEARNABLE = ("theta", "beta", "alpha", "temperature")
 
 
@@ -61,7 +62,8 @@ class CoordinateDescent(nn.Module):
         boundary: Boundary,
     ) -> None:
         super().__init__()
-        if not isinstance(theta, Sequence):
+        # As it stands in a YAML file, where one number is easily written.
+        if not isinstance(theta, Sequence):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ValueError(f"theta must be a sequence, one value per iteration, got {theta}")
         self.constants: dict[str, Any] = {
             "theta": tuple(float(t) for t in theta),
@@ -117,7 +119,7 @@ class CoordinateDescent(nn.Module):
 
     def _learnable_names(self, learnable: bool | Sequence[str]) -> Sequence[str]:
         """The parameters to learn: those asked for, or (True) all that the settings use."""
-        unused = set()
+        unused: set[str] = set()
         if self.assignment == "hard":  # no gradient passes an argmin
             unused |= {"temperature", "theta"}
         if not self.adaptive:
@@ -158,7 +160,8 @@ class CoordinateDescent(nn.Module):
     def _stage(self, function: Callable[..., Tensor], *args: Any) -> Tensor:
         """Run one stage; in mode ``checkpointed`` keep its inputs alone and recompute the rest."""
         if self.gradient == "checkpointed" and torch.is_grad_enabled():
-            return checkpoint(function, *args, use_reentrant=False, preserve_rng_state=False)
+            options = {"use_reentrant": False, "preserve_rng_state": False}
+            return _checkpoint.checkpoint(function, *args, **options)
         return function(*args)
 
     def _smooth(self, image: Tensor, weights: list[Tensor], out: Tensor | None = None) -> Tensor:
@@ -182,7 +185,7 @@ class CoordinateDescent(nn.Module):
             remade = Remade(remake, cost.device, shared=self.adaptive)
         if known is None:
             beta = as_tensor(self.value("beta"), cost)
-            entropy: Tensor = FusedEntropy.apply(cost, beta, self.probability_floor, remade)
+            entropy = FusedEntropy.apply(cost, beta, self.probability_floor, remade)
         else:
             entropy = known
         sigma = self.sigma(entropy)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -32,7 +33,7 @@ def bundle_network(folder: str | Path) -> nn.Module:
     if path is None:
         raise ValueError(f"{folder} is no MONAI bundle: it has no configs/{_CONFIGS[0]} or .yaml")
     try:
-        parser = ConfigParser()
+        parser: Any = ConfigParser()  # whose types are unknown in part
         parser.read_config(path)
         network = parser.get_parsed_content("network_def")
     except Exception as error:  # the configuration may raise anything

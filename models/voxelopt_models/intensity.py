@@ -42,9 +42,8 @@ class RawIntensity(nn.Module):
         values = image.flatten(2)
         values = values[:, :, :: -(-values.shape[2] // _MOST_VOXELS)]
         points = torch.tensor(self.percentiles, device=image.device, dtype=image.dtype) / 100
-        low, high = torch.quantile(values, points, dim=2).unflatten(
-            2, (-1, *[1] * (image.dim() - 2))
-        )
+        bounds = torch.quantile(values, points, dim=2)
+        low, high = torch.unflatten(bounds, 2, (-1, *[1] * (image.dim() - 2)))
         # The square of this floor is still a number: the gradient of a constant image is 0.
         width = (high - low).clamp_min(torch.finfo(image.dtype).tiny ** 0.5)
         return ((image - low) / width).clamp(0, 1)

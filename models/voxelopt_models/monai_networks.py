@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+from types import ModuleType
 from typing import Any
 
 from torch import nn
@@ -47,7 +48,7 @@ def monai_network(name: str, arguments: dict[str, Any] | None = None) -> nn.Modu
     return network
 
 
-def _near(name: str, nets: Any) -> str:
+def _near(name: str, nets: ModuleType) -> str:
     classes = [c for c in vars(nets).values() if inspect.isclass(c) and issubclass(c, nn.Module)]
     names = {c.__name__.lower(): c.__name__ for c in classes}
     near = [names[match] for match in difflib.get_close_matches(name.lower(), names)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -64,9 +65,14 @@ def _read_state(path: Path) -> dict[str, Tensor]:
             f"{path} cannot be read as a checkpoint of tensors (torch.load, weights_only=True)"
         ) from error
     while isinstance(content, dict):
-        inner = [content[key] for key in _CONTAINERS if isinstance(content.get(key), dict)]
+        entries = cast(dict[object, object], content)
+        inner = [entries[key] for key in _CONTAINERS if isinstance(entries.get(key), dict)]
         if not inner:
-            state = {key: value for key, value in content.items() if isinstance(value, Tensor)}
+            state = {
+                key: value
+                for key, value in entries.items()
+                if isinstance(key, str) and isinstance(value, Tensor)
+            }
             if state:
                 return state
             break

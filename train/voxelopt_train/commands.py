@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -207,7 +207,7 @@ def checked_settings(settings: Mapping[str, Any], option: str) -> Namespace:
 
 
 @contextmanager
-def progress_bar(stages: int) -> Iterator[Callable[[str], None]]:
+def progress_bar(stages: int) -> Generator[Callable[[str], None]]:
     """A bar on a terminal's standard error; yields what is to be called as each stage begins."""
     columns = (
         SpinnerColumn(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
@@ -36,7 +36,7 @@ def check_kept(inputs: Iterable[object], outputs: Iterable[Path]) -> None:
 
 
 @contextmanager
-def atomic_output(path: Path) -> Iterator[Path]:
+def atomic_output(path: Path) -> Generator[Path]:
     """A temporary path beside ``path`` to write to; it becomes ``path`` if all went well.
 
     Raises:
@@ -56,7 +56,7 @@ def atomic_output(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def all_or_none(folder: Path) -> Iterator[Path]:
+def all_or_none(folder: Path) -> Generator[Path]:
     """A temporary folder, whose files move to ``folder`` together once all are complete.
 
     It lies in the nearest folder that exists: a failure leaves not even an empty ``folder``.

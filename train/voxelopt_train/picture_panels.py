@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -48,7 +49,9 @@ PLANES = (Plane("axial", 2, 0, 1), Plane("coronal", 1, 0, 2), Plane("sagittal", 
 Draw = Callable[[Axes, Plane, int, np.ndarray], None]
 
 
-def _show(panel: Axes, picture: np.ndarray, plane: Plane, spacing: np.ndarray, **style) -> None:
+def _show(
+    panel: Axes, picture: np.ndarray, plane: Plane, spacing: np.ndarray, **style: Any
+) -> None:
     rows, columns = picture.shape
     extent = (0, columns * spacing[plane.horizontal], 0, rows * spacing[plane.vertical])
     panel.imshow(picture, origin="lower", extent=extent, aspect="auto", **style)

@@ -12,14 +12,15 @@ import contextlib
 import importlib.util
 import itertools
 import math
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Generator
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from voxelopt_layers.native.libraries import LIBRARIES, SHAPE, call, fresh
 
+_Function = TypeVar("_Function", bound=Callable[..., None])
 SOFT, HARD_MEAN, HARD_SUM = range(3)
 _enabled = True
 
@@ -46,7 +47,7 @@ def assignment_kind(assignment: str, ties: str) -> int:
 
 
 @contextlib.contextmanager
-def set_aside() -> Iterator[None]:
+def set_aside() -> Generator[None]:
     """Within this context the operators run in PyTorch: the reference."""
     global _enabled
     before, _enabled = _enabled, False
@@ -86,7 +87,8 @@ def _triton_available() -> bool:
 _triton_available._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
 
 
-_namespace = torch.library.Library("voxelopt", "DEF")
+_library: Any = torch.library  # whose types are unknown in part
+_namespace = _library.Library("voxelopt", "DEF")
 
 
 def _on_gpu(name: str, function: Any) -> Any:
@@ -101,16 +103,20 @@ def _on_gpu(name: str, function: Any) -> Any:
     return launch
 
 
-def _operator(*mutated: str):
+def _nothing_new(*_: Any) -> None:
+    """What an operator that writes into its arguments does where tensors have shapes alone."""
+
+
+def _operator(*mutated: str) -> Callable[[_Function], _Function]:
     """Make a function that writes into its arguments an operator of PyTorch."""
 
-    def make(function: Any) -> Any:
+    def make(function: _Function) -> _Function:
         name = function.__name__
-        schema = torch.library.infer_schema(function, mutates_args=mutated)
+        schema = _library.infer_schema(function, mutates_args=mutated)
         _namespace.define(name + schema)
         _namespace.impl(name, function, "CPU")
         _namespace.impl(name, _on_gpu(name, function), "CUDA")
-        torch.library.register_fake(f"voxelopt::{name}", lambda *_: None, lib=_namespace)
+        _library.register_fake(f"voxelopt::{name}", _nothing_new, lib=_namespace)
         return getattr(torch.ops.voxelopt, name)
 
     return make

@@ -23,8 +23,10 @@ import threading
 from pathlib import Path
 
 _SOURCES = Path(__file__).parent
-_FLAGS = ["-std=c++17", "-O3", "-fPIC", "-pthread", "-fno-math-errno", "-fno-trapping-math"]
-_FLAGS += ["-fno-signed-zeros", "-ffp-contract=fast", "-fwrapv"]
+_FLAGS = [
+    *("-std=c++17", "-O3", "-fPIC", "-pthread", "-fno-math-errno", "-fno-trapping-math"),
+    *("-fno-signed-zeros", "-ffp-contract=fast", "-fwrapv"),
+]
 _NATIVE = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
 _KEPT = ("float32", "float16", "bfloat16")  # as common.hpp numbers them
 _DIGEST = hashlib.sha256().digest_size

@@ -26,7 +26,7 @@ class _Shape(ctypes.Structure):
 def call(name: str, shape_of: Tensor, *arguments: Any, kept_in: torch.dtype = torch.float32) -> Any:
     """Call a kernel; ``SHAPE`` among its arguments stands for the shape of ``shape_of``."""
     library = _library(kept_in)
-    converted = []
+    converted: list[Any] = []
     for argument in arguments:
         if isinstance(argument, Tensor):
             assert argument.is_contiguous()

@@ -12,7 +12,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Generator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -108,7 +108,7 @@ def _found(module: str) -> bool:
 
 
 @contextmanager
-def pair_files(pair: Pair) -> Iterator[Path]:
+def pair_files(pair: Pair) -> Generator[Path]:
     """A temporary folder with the two NIfTI files that all tools are given."""
     with TemporaryDirectory(prefix="voxelopt-") as temporary:
         folder = Path(temporary)

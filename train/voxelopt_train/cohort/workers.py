@@ -9,7 +9,7 @@ import multiprocessing
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -121,7 +121,7 @@ def _work(connection: Connection, function: Callable[..., Any], threads: int) ->
 
 
 @contextmanager
-def _interrupts_ignored() -> Iterator[None]:
+def _interrupts_ignored() -> Generator[None]:
     """Ctrl-C reaches all processes of a terminal, but not those that start within this context."""
     if threading.current_thread() is not threading.main_thread():  # which alone can say so
         yield

@@ -6,7 +6,7 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -155,7 +155,7 @@ def _print_table(rows: Mapping[str, Sequence[str]], options: Namespace) -> None:
 
 
 @contextmanager
-def _lightning_quiet() -> Iterator[None]:
+def _lightning_quiet() -> Generator[None]:
     """What Lightning says of the machine at every start is of no use in every row."""
     loggers = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
     levels = [logger.level for logger in loggers]

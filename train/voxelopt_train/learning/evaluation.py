@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import compress
 from typing import Any, cast
@@ -108,7 +108,7 @@ class PairEvaluation(nn.Module):
         return ResultTable(self.protocol, pairs, dict(label_names or {}))
 
     @contextmanager
-    def _shared(self) -> Iterator[dict[str, PairMetric]]:
+    def _shared(self) -> Generator[dict[str, PairMetric]]:
         """The metrics that any process has pairs for: computing one takes all processes."""
         metrics = {name: cast(PairMetric, metric) for name, metric in self.metrics.items()}
         used = [metric.update_called for metric in metrics.values()]
