@@ -216,9 +216,8 @@ def progress_bar(stages: int) -> Generator[Callable[[str], None]]:
         TimeElapsedColumn(),
     )
     console = Console(stderr=True)
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as bar:
+    console.quiet = not console.is_terminal  # a disabled bar writes an empty line before rich 14.3
+    with Progress(*columns, console=console, transient=True, disable=console.quiet) as bar:
         task = bar.add_task("starting", total=stages)
 
         def stage(name: str) -> None:
