@@ -39,15 +39,25 @@ def chain_on(fixed: Grid) -> list[Transform]:
     return [some_field(fixed), some_affine()]
 
 
-def our_image(fixed: Grid, moving: Image) -> np.ndarray:
-    return resample(moving, fixed, chain_on(fixed), fill=OUTSIDE).data.numpy()
+def affine_alone(fixed: Grid) -> list[Transform]:
+    """What FLIRT's matrices can hold."""
+    return [some_affine()]
 
 
-def _written(folder: Path, fixed: Grid, moving: Image, name: str, to: str) -> str:
+Chain = Callable[[Grid], list[Transform]]
+
+
+def our_image(fixed: Grid, moving: Image, chain: Chain = chain_on) -> np.ndarray:
+    return resample(moving, fixed, chain(fixed), fill=OUTSIDE).data.numpy()
+
+
+def _written(
+    folder: Path, fixed: Grid, moving: Image, name: str, to: str, chain: Chain = chain_on
+) -> str:
     """The images, and the chain in one file; returns the file's name."""
     write_nifti(folder / "fixed.nii.gz", np.zeros(fixed.shape, np.float32), fixed.affine)
     write_nifti(folder / "moving.nii.gz", moving.data, moving.grid.affine)
-    write_transform(folder / name, chain_on(fixed), to, fixed, moving.grid)
+    write_transform(folder / name, chain(fixed), to, fixed, moving.grid)
     return str(folder / name)
 
 
@@ -118,6 +128,29 @@ def fslpy_warp(folder: Path, fixed: Grid, moving: Image) -> np.ndarray:
     return applyDeformation(source, field, ref=reference, order=1, mode="constant", cval=OUTSIDE)
 
 
+def fslpy_flirt(folder: Path, fixed: Grid, moving: Image) -> np.ndarray:
+    from fsl.data.image import Image as FslImage
+    from fsl.transform.flirt import fromFlirt, readFlirt
+    from fsl.utils.image.resample import resampleToReference
+
+    path = _written(folder, fixed, moving, "t.mat", "fsl", affine_alone)
+    source, reference = (FslImage(str(folder / f"{n}.nii.gz")) for n in ("moving", "fixed"))
+    matrix = fromFlirt(readFlirt(path), source, reference, "world", "world")
+    how = {"order": 1, "smooth": False, "mode": "constant", "cval": OUTSIDE}
+    return resampleToReference(source, reference, matrix, **how)[0]
+
+
+def nitransforms_flirt(folder: Path, fixed: Grid, moving: Image) -> np.ndarray:
+    from nitransforms.linear import Affine
+    from nitransforms.resampling import apply
+
+    path = _written(folder, fixed, moving, "t.mat", "fsl", affine_alone)
+    images = [str(folder / f"{n}.nii.gz") for n in ("moving", "fixed")]
+    transform = Affine.from_filename(path, fmt="fsl", moving=images[0], reference=images[1])
+    warped: Any = apply(transform, *images, order=1, cval=OUTSIDE)
+    return np.asarray(warped.dataobj)
+
+
 def learn2reg_evaluation(folder: Path, fixed: Grid, moving: Image) -> np.ndarray:
     """As the challenge's evaluation, which indexes the moving array."""
     path = _written(folder, fixed, moving, "t.nii.gz", "learn2reg")
@@ -131,9 +164,11 @@ def monai_warp(folder: Path, fixed: Grid, moving: Image) -> np.ndarray:
     return Warp("bilinear", "zeros")(moving.data[None, None], ddf)[0, 0].numpy()
 
 
-def _read_back(name: str, to: str) -> Callable[[Path, Grid, Image], np.ndarray]:
+def _read_back(
+    name: str, to: str, chain: Chain = chain_on
+) -> Callable[[Path, Grid, Image], np.ndarray]:
     def warped(folder: Path, fixed: Grid, moving: Image) -> np.ndarray:
-        path = _written(folder, fixed, moving, name, to)
+        path = _written(folder, fixed, moving, name, to, chain)
         transform = read_transform(path, fixed, moving.grid)
         return resample(moving, fixed, [transform], fill=OUTSIDE).data.numpy()
 
@@ -152,6 +187,7 @@ class Tool:
     warped: Callable[[Path, Grid, Image], np.ndarray]
     module: str = "voxelopt_train"
     one_shape: bool = False  # of fixed and moving image
+    chain: Chain = chain_on  # what is in our file
 
 
 TOOLS = {
@@ -164,6 +200,8 @@ TOOLS = {
     "in memory, SimpleITK": Tool(itk_in_memory, "SimpleITK"),
     "in memory, MONAI's Warp": Tool(monai_warp, one_shape=True),
     "fsl, fslpy": Tool(fslpy_warp, "fsl"),
+    "fsl .mat, fslpy": Tool(fslpy_flirt, "fsl", chain=affine_alone),
+    "fsl .mat, nitransforms": Tool(nitransforms_flirt, "nitransforms", chain=affine_alone),
     "learn2reg, scipy as its evaluation": Tool(learn2reg_evaluation, one_shape=True),
     "itk .nii.gz, read back": Tool(_read_back("t.nii.gz", "itk")),
     "itk .h5, read back": Tool(_read_back("t.h5", "itk")),
@@ -173,6 +211,7 @@ TOOLS = {
     "niftyreg-def, read back": Tool(_read_back("t.nii.gz", "niftyreg-def")),
     "niftyreg-disp, read back": Tool(_read_back("t.nii.gz", "niftyreg-disp")),
     "fsl, read back": Tool(_read_back("t.nii.gz", "fsl")),
+    "fsl .mat, read back": Tool(_read_back("t.mat", "fsl", affine_alone), chain=affine_alone),
 }
 
 
@@ -189,10 +228,10 @@ def difference(tool: Tool, folder: Path, pair: str) -> float:
     moving = some_image(moving_grid)  # with a standard deviation of 100
     seen = torch.zeros(moving_grid.shape)
     seen[1:-1, 1:-1, 1:-1] = 1
-    near = our_image(fixed, Image(seen, moving_grid, "marker")) == 1
+    near = our_image(fixed, Image(seen, moving_grid, "marker"), tool.chain) == 1
     assert near.mean() > 0.15, "too little to compare"
     theirs = tool.warped(folder, fixed, moving)
-    return float(np.abs(theirs - our_image(fixed, moving))[near].max())
+    return float(np.abs(theirs - our_image(fixed, moving, tool.chain))[near].max())
 
 
 def _print_table() -> None:

@@ -9,7 +9,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 
 from voxelopt_train import alignment
-from voxelopt_train.alignment import center_of_mass, initial_alignment
+from voxelopt_train.alignment import center_of_mass, check_alignment, initial_alignment
 from voxelopt_train.errors import InputError
 from voxelopt_train.grids import Grid
 from voxelopt_train.images import Image
@@ -19,6 +19,7 @@ from voxelopt_train.transforms import (
     DisplacementField,
     write_affine,
     write_displacement_field,
+    write_transform,
 )
 
 
@@ -148,10 +149,27 @@ def test_transform_file(tmp_path, known):
         np.testing.assert_allclose(aligned.matrix, expected.matrix, atol=1e-9)
 
 
+def test_matrix_of_flirt(tmp_path, known):
+    fixed, moving, truth = known
+    path = tmp_path / "flirt.mat"
+    write_transform(path, [truth], "fsl", fixed.grid, moving.grid)
+    aligned = initial_alignment(fixed, moving, str(path))
+    back = initial_alignment(moving, fixed, f"[fsl:{path},1]")
+    assert aligned is not None and back is not None
+    np.testing.assert_allclose(aligned.matrix, truth.matrix, atol=1e-9)
+    np.testing.assert_allclose(back.matrix, truth.inverse().matrix, atol=1e-9)
+    check_alignment(str(path))  # before there are images
+    path.write_text("1 0 0 0\n")
+    with pytest.raises(InputError, match="4 lines of 4 numbers"):
+        check_alignment(str(path))
+
+
 def test_unusable_method(tmp_path):
     image = body()
     with pytest.raises(InputError, match="expected none, center-of-mass, affine"):
         initial_alignment(image, image, "centre")
+    with pytest.raises(InputError, match="there is no such file"):
+        initial_alignment(image, image, "[centre,1]")
     field = DisplacementField(torch.zeros(1, 3, 2, 2, 2), Grid((2, 2, 2), np.eye(4)))
     write_displacement_field(tmp_path / "a1Warp.nii.gz", field)
     with pytest.raises(InputError, match="expected a linear transform"):

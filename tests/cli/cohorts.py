@@ -35,7 +35,7 @@ def pairs(*cases: str) -> list[dict[str, str]]:
     return [{"case": c, "fixed": "fixed.nii.gz", "moving": f"{c}.nii.gz"} for c in cases]
 
 
-def register_case(case: Case, *more) -> str:
+def register_case(case: Case, *more) -> one_case.Outcome:
     """As `one_case.register_case`, without the picture, which takes longer than all the rest.
 
     Cases of some names do as they are called: processes know nothing of what a test has patched.
@@ -68,8 +68,8 @@ def register_case(case: Case, *more) -> str:
 
 
 def in_this_process(
-    function: Callable[..., str], tasks: list[tuple], workers: int, threads: int
-) -> Iterator[tuple[int, str]]:
+    function: Callable[..., one_case.Outcome], tasks: list[tuple], workers: int, threads: int
+) -> Iterator[tuple[int, one_case.Outcome]]:
     """In the place of `workers.in_workers`: others take seconds to start."""
     for index, task in enumerate(tasks):
         yield index, function(*task)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from nibabel.nifti1 import Nifti1Image
 
 from command_line import volume
 from voxelopt_train.grids import Grid
@@ -52,6 +53,58 @@ def test_composite_and_back_needs_no_grid(run):
     assert np.abs(applied(run, "-t", "w.nii.gz") - expected).mean() < 0.1
 
 
+def test_flirt_there_and_back(run):
+    expected = applied(run, "-t", "0GenericAffine.mat")
+    arguments = ("-t", "0GenericAffine.mat", *GRIDS, "--to", "fsl", "-o", "flirt.mat")
+    assert run("convert", *arguments) == (0, "wrote flirt.mat\n", "")
+    assert len(Path("flirt.mat").read_text().splitlines()) == 4
+    assert np.abs(applied(run, "-t", "flirt.mat") - expected).max() < 1e-2
+    other_way = ("--reference", "image.nii.gz", "--moving", "reference.nii.gz")
+    assert run("convert", "-t", "[flirt.mat,1]", *other_way, "-o", "inverse.mat")[0] == 0
+    there_and_back = applied(run, "-t", "flirt.mat", "-t", "inverse.mat")
+    assert np.abs(there_and_back - applied(run)).max() < 1e-2
+
+
+def test_points_and_jacobian_through_flirt(run):
+    assert run("convert", "-t", "0GenericAffine.mat", *GRIDS, "--to", "fsl", "-o", "f.mat")[0] == 0
+    Path("points.csv").write_text("x,y,z\n1,2,3\n-4,5,6\n")
+    mapped = []
+    for transform, name in (("0GenericAffine.mat", "itk.csv"), ("fsl:f.mat", "fsl.csv")):
+        assert run("points", "points.csv", "-t", transform, *GRIDS, "-o", name)[0] == 0
+        mapped.append(np.loadtxt(name, delimiter=",", skiprows=1))
+    np.testing.assert_allclose(*mapped, atol=1e-4)
+    _, out, _ = run("jacobian", "-t", "f.mat", *GRIDS, "-o", "j.nii.gz")
+    assert "J from 1.158 to 1.158" in out  # 1.05 along three axes
+
+
+@pytest.fixture
+def torn(folder):
+    """An image with another size of voxels in its header than in its affine."""
+    torn = Nifti1Image(some_image(MOVING).data.numpy(), MOVING.affine)
+    torn.header.set_zooms((3, 3, 3))
+    torn.header["sform_code"] = 2
+    torn.to_filename("torn.nii.gz")
+    return folder
+
+
+TORN = "torn.nii.gz: pixdim says voxels of 3 x 3 x 3 mm, the sform "
+
+
+def test_pixdim_of_every_image_is_checked_where_fsl_goes_by_it(run, refused, torn):
+    for to, name in (("fsl", "w.nii.gz"), ("fsl", "w.mat")):
+        chain = CHAIN[2:] if name == "w.mat" else CHAIN
+        assert run("convert", *chain, *GRIDS, "--to", to, "-o", name)[0] == 0
+        writing = ("convert", *chain, "--to", "fsl", "-o", f"other_{name}")
+        both = ("-m", "torn.nii.gz", "-r", "torn.nii.gz")
+        assert TORN in refused(*writing, *GRIDS[:2], *both[:2])
+        assert TORN in refused(*writing, *both[2:], *GRIDS[2:])
+        reading = ("apply", "torn.nii.gz", "-r", "reference.nii.gz", "-o", "o.nii.gz")
+        assert TORN in refused(*reading, "-t", name)
+        jacobian = ("jacobian", "-t", name, *GRIDS[:2], "-o", "j.nii.gz")
+        assert TORN in refused(*jacobian, *both[:2])
+    assert run(*reading, "-t", "0GenericAffine.mat")[0] == 0
+
+
 def test_inverse_says_how_far_it_is_off(run):
     code, out, _ = run(
         "convert", "-t", "[1Warp.nii.gz,1]", "-r", "reference.nii.gz", "-o", "i.nii.gz"
@@ -76,6 +129,12 @@ def test_inverse_says_how_far_it_is_off(run):
         ),
         (("-t", "learn2reg:1Warp.nii.gz", *GRIDS, "-o", "t.h5"), "of shape (x, y, z, 3)"),
         (("-o", "t.h5"), "transform"),
+        ((*CHAIN, *GRIDS, "--to", "fsl", "-o", "t.mat"), "a matrix of FLIRT holds no displacement"),
+        (
+            (*CHAIN[2:], *GRIDS[2:], "--to", "fsl", "-o", "t.mat"),
+            "geometry of the fixed image, as voxelopt convert --reference FILE",
+        ),
+        ((*CHAIN, "-o", "t.Nii.gz"), "expected a name ending in .nii or .nii.gz"),
         ((*CHAIN, "-r", "0GenericAffine.mat", "-o", "t.nii.gz"), "not a NIfTI image"),
         ((*CHAIN, "-o", "1Warp.nii.gz/t.h5"), "cannot be made"),
     ],

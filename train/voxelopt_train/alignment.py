@@ -6,17 +6,21 @@ All of them give the affine transform that maps fixed world points to moving wor
 from __future__ import annotations
 
 import importlib.util
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from voxelopt_train.errors import InputError
-from voxelopt_train.grids import isotropic_grid
+from voxelopt_train.grids import Grid, isotropic_grid
 from voxelopt_train.images import Image
 from voxelopt_train.resampling import resample
-from voxelopt_train.transforms import RAS_TO_LPS, AffineTransform, read_transform
+from voxelopt_train.transforms import (
+    RAS_TO_LPS,
+    AffineTransform,
+    read_transform,
+    transform_file,
+)
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -27,6 +31,7 @@ _NEEDS_SIMPLEITK = "affine alignment needs SimpleITK: pip install SimpleITK"
 _WORKING_VOXELS = 80  # along the longest axis of the images that are registered
 _SAMPLES = 30_000  # voxels that the mutual information is estimated from, per level
 _SEED = 1
+_ANYWHERE = Grid((1, 1, 1), np.eye(4))  # of images that are not there yet
 
 
 def initial_alignment(fixed: Image, moving: Image, method: str) -> AffineTransform | None:
@@ -36,7 +41,8 @@ def initial_alignment(fixed: Image, moving: Image, method: str) -> AffineTransfo
         fixed: the image whose grid the result will be on.
         moving: the image that is to be moved.
         method: ``"none"``; ``"center-of-mass"``, a translation; ``"affine"``, 12 parameters by
-            mutual information, which needs SimpleITK; or the file of an ITK linear transform.
+            mutual information, which needs SimpleITK; or the file of a linear transform, of ITK
+            or FLIRT.
 
     Returns:
         Transform from the fixed to the moving world, RAS mm; None for ``"none"``.
@@ -51,7 +57,7 @@ def initial_alignment(fixed: Image, moving: Image, method: str) -> AffineTransfo
         return _translation(center_of_mass(moving) - center_of_mass(fixed))
     if method == "affine":
         return register_affine(fixed, moving)
-    return _read_alignment(method)
+    return _read_alignment(method, fixed.grid, moving.grid)
 
 
 def check_alignment(method: str) -> None:
@@ -59,16 +65,16 @@ def check_alignment(method: str) -> None:
     if method == "affine" and importlib.util.find_spec("SimpleITK") is None:
         raise InputError(_NEEDS_SIMPLEITK)
     if method not in ALIGNMENTS:
-        _read_alignment(method)
+        _read_alignment(method, _ANYWHERE, _ANYWHERE)
 
 
-def _read_alignment(method: str) -> AffineTransform:
-    if not method.startswith("[") and not Path(method).exists():
+def _read_alignment(method: str, fixed: Grid, moving: Grid) -> AffineTransform:
+    if not transform_file(method).exists():
         raise InputError(
             f"initial alignment {method}: expected none, center-of-mass, affine, or the file of "
-            "an ITK transform, and there is no such file"
+            "a linear transform, and there is no such file"
         )
-    transform = read_transform(method)
+    transform = read_transform(method, fixed, moving)
     if not isinstance(transform, AffineTransform):
         raise InputError(
             f"initial alignment {method}: expected a linear transform, this one is deformable"

@@ -16,7 +16,7 @@ from voxelopt_train.commands import run_apply, run_demo
 from voxelopt_train.configs import find_configs
 from voxelopt_train.convert_command import run_convert
 from voxelopt_train.data.command import run_prepare
-from voxelopt_train.errors import sentence
+from voxelopt_train.errors import input_warnings_to, sentence
 from voxelopt_train.html_report.command import run_report
 from voxelopt_train.jacobian import run_jacobian
 from voxelopt_train.parsers import LIGHTNING_COMMANDS, build_parser
@@ -49,6 +49,11 @@ _KINDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code, 2 for anything that is wrong with the input."""
+    with input_warnings_to(lambda warning: print("voxelopt: warning:", warning, file=sys.stderr)):
+        return _main(argv)
+
+
+def _main(argv: Sequence[str] | None) -> int:
     try:
         arguments = list(sys.argv[1:] if argv is None else argv)
         if arguments[:1] and arguments[0] in LIGHTNING_COMMANDS:

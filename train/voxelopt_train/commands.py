@@ -19,6 +19,7 @@ from voxelopt_train.files import all_or_none, check_kept, check_writable
 from voxelopt_train.images import Image, ImageLike, read_image, write_nifti
 from voxelopt_train.label_metrics import Protocol
 from voxelopt_train.label_resampling import SIGMA_VOXELS, resample_labels, vanished
+from voxelopt_train.nifti_names import check_nifti_name
 from voxelopt_train.outputs import output_paths, save, split_prefix
 from voxelopt_train.phantom import CT_WINDOW, ORGANS, phantom_pair
 from voxelopt_train.points import outside_notes, read_landmarks
@@ -71,8 +72,7 @@ def run_demo(options: Namespace) -> None:
 def run_apply(options: Namespace) -> None:
     """``voxelopt apply``: one image through a list of transforms onto a reference grid."""
     output = Path(options.output)
-    if not output.name.endswith((".nii", ".nii.gz")):
-        raise InputError(f"--output {output}: expected a name ending in .nii or .nii.gz")
+    check_nifti_name(output, f"--output {output}")
     check_writable(output.parent)
     check_kept(
         (options.image, options.reference, *map(transform_file, options.transform or [])), [output]

@@ -22,7 +22,6 @@ from voxelopt_train.transforms import (
     transform_file,
     write_transform,
 )
-from voxelopt_train.transforms.fsl import check_voxel_sizes
 
 
 def convert_parser() -> tuple[ArgumentParser, str]:
@@ -70,9 +69,6 @@ def run_convert(options: Namespace) -> None:
     )
     fixed = read_grid(options.reference, "reference") if options.reference else None
     moving = read_grid(options.moving, "moving image") if options.moving else None
-    if options.to == "fsl":
-        for image in filter(None, (options.reference, options.moving)):
-            check_voxel_sizes(image)
     transforms = [read_transform(spec, fixed, moving) for spec in options.transform]
     with all_or_none(output.parent) as temporary:
         write_transform(temporary / output.name, transforms, options.to, fixed, moving)

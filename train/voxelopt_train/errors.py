@@ -1,6 +1,12 @@
-"""The one exception that stands for bad input, and how it and others are told."""
+"""The one exception that stands for bad input, its warning, and how these and others are told."""
 
 from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
 
 import torch
 
@@ -12,6 +18,34 @@ class InputError(ValueError):
 
     The command line prints it and ends with exit code 2; everything else is a defect of ours.
     """
+
+
+class InputWarning(UserWarning):
+    """What the user gave is used, and may mean something else to other programs; one sentence."""
+
+
+@cache  # Python's own memory of what it told ends wherever a library touches the filters
+def warn_once(message: str) -> None:
+    """Give an `InputWarning` with a sentence, unless this process has given it before."""
+    warnings.warn(message, InputWarning, stacklevel=2)
+
+
+@contextmanager
+def input_warnings_to(tell: Callable[[str], None]) -> Iterator[None]:
+    """Give each sentence of an `InputWarning` to ``tell``, without the line of our code."""
+    before = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *place: Any) -> None:
+        if issubclass(category, InputWarning):
+            tell(str(message))
+        else:
+            before(message, category, *place)
+
+    warnings.showwarning = show
+    try:
+        yield
+    finally:
+        warnings.showwarning = before
 
 
 def sentence(error: Exception) -> str | None:

@@ -27,10 +27,13 @@ class Grid:
     Attributes:
         shape: number of voxels along each array axis.
         affine: ``(4, 4)`` float64, voxel index to world, RAS mm.
+        misfit: where the header of its file gives voxels of other sizes beside the affine, which
+            FSL alone goes by, a sentence that says so.
     """
 
     shape: tuple[int, int, int]
     affine: np.ndarray
+    misfit: str = ""
 
     @classmethod
     def around(cls, center_mm: np.ndarray, shape: Sequence[int], steps_mm: np.ndarray) -> Grid:
@@ -63,7 +66,7 @@ class Grid:
         if self.shape != other.shape:
             return False
         # The two maps differ by an affine, whose largest deviation is at a corner.
-        corners = _corners(self)
+        corners = outer_corners(self.shape)
         in_self = apply_affine(np.linalg.inv(self.affine) @ other.affine, corners)
         return bool(np.abs(in_self - corners).max() < 1e-3)
 
@@ -117,7 +120,7 @@ def bounding_box_overlap(a: Grid, b: Grid) -> bool:
     to each other this can say yes where only their edges pass by, but never no where they meet.
     """
     for one, other in ((a, b), (b, a)):
-        corners = apply_affine(np.linalg.inv(one.affine) @ other.affine, _corners(other))
+        corners = apply_affine(np.linalg.inv(one.affine) @ other.affine, outer_corners(other.shape))
         if np.any(corners.max(axis=0) <= -0.5) or np.any(
             corners.min(axis=0) >= np.asarray(one.shape) - 0.5
         ):
@@ -125,6 +128,6 @@ def bounding_box_overlap(a: Grid, b: Grid) -> bool:
     return True
 
 
-def _corners(grid: Grid) -> np.ndarray:
-    """The eight outer corners ``(8, 3)`` in voxel indices."""
-    return np.array(list(itertools.product(*((-0.5, n - 0.5) for n in grid.shape))))
+def outer_corners(shape: Sequence[int]) -> np.ndarray:
+    """The eight outer corners ``(8, 3)`` of a volume, in voxel indices."""
+    return np.array(list(itertools.product(*((-0.5, n - 0.5) for n in shape))))

@@ -1,6 +1,6 @@
-"""Images and label maps in, NIfTI files out; everything that can be wrong with a file is said here.
+"""Images and label maps in, NIfTI files out; what can be wrong with a file is said here.
 
-World coordinates are RAS millimetres, as nibabel gives them (sform before qform).
+(What can be wrong with its header, in `voxelopt_train.headers`.)
 """
 
 from __future__ import annotations
@@ -8,13 +8,12 @@ from __future__ import annotations
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
 from nibabel.filebasedimages import ImageFileError
 from nibabel.loadsave import load
-from nibabel.nifti1 import Nifti1Header, Nifti1Image
+from nibabel.nifti1 import Nifti1Image
 from nibabel.spatialimages import HeaderDataError, SpatialImage
 from numpy.typing import ArrayLike
 from torch import Tensor
@@ -22,6 +21,8 @@ from torch import Tensor
 from voxelopt_train.errors import InputError
 from voxelopt_train.files import atomic_output
 from voxelopt_train.grids import Grid
+from voxelopt_train.headers import check_affine, forms_apart_mm, grid_of
+from voxelopt_train.nifti_names import check_nifti_name, is_nifti
 
 ImageLike = str | Path | SpatialImage | tuple[ArrayLike, ArrayLike]
 
@@ -63,7 +64,10 @@ def read_image(source: ImageLike, name: str, labels: bool = False) -> Image:
             or its labels are not whole numbers.
     """
     if isinstance(source, tuple):
-        array, affine = np.asarray(source[0]), np.asarray(source[1], dtype=np.float64)
+        array, affine = _single_volume(np.asarray(source[0]), name), np.array(source[1], np.float64)
+        check_affine(affine, name)
+        nx, ny, nz = array.shape
+        grid = Grid((nx, ny, nz), affine)
     else:
         if isinstance(source, SpatialImage):
             volume = source
@@ -71,13 +75,9 @@ def read_image(source: ImageLike, name: str, labels: bool = False) -> Image:
         else:
             volume = load_volume(source, name)
             name = str(source)
-        check_units(volume, name)
-        array, affine = voxels(volume, name), cast(np.ndarray, volume.affine)
-    array = _single_volume(array, name)
-    check_affine(affine, name)
+        array, grid = _single_volume(voxels(volume, name), name), grid_of(volume, name)
     data = _as_labels(array, name) if labels else _as_intensities(array, name)
-    nx, ny, nz = data.shape
-    return Image(torch.from_numpy(data), Grid((nx, ny, nz), affine.astype(np.float64)), name)
+    return Image(torch.from_numpy(data), grid, name)
 
 
 def read_grid(path: str | Path, name: str) -> Grid:
@@ -87,14 +87,10 @@ def read_grid(path: str | Path, name: str) -> Grid:
         InputError: it is missing, damaged, no image of one to three axes, or its affine is
             singular.
     """
-    volume = load_volume(path, name)
-    check_units(volume, str(path))
-    affine = np.asarray(volume.affine, dtype=np.float64)
-    check_affine(affine, str(path))
-    nx, ny, nz = (*volume.shape, 1, 1, 1)[:3]
-    if nx * ny * nz == 0:
-        raise InputError(f"{path}: the image is empty, shape {volume.shape}")
-    return Grid((nx, ny, nz), affine)
+    grid = grid_of(load_volume(path, name), str(path))
+    if 0 in grid.shape:
+        raise InputError(f"{path}: the image is empty, shape {grid.shape}")
+    return grid
 
 
 def load_volume(path: str | Path, name: str) -> SpatialImage:
@@ -106,6 +102,8 @@ def load_volume(path: str | Path, name: str) -> SpatialImage:
     try:
         if Path(path).is_dir():
             raise InputError(f"{name} {path}: this is a folder, expected a NIfTI file")
+        if is_nifti(path) and Path(path).exists():
+            check_nifti_name(path, f"{name} {path}")  # nibabel would open another file
         volume = load(path)
     except FileNotFoundError as error:
         raise InputError(f"{name} {path}: there is no such file") from error
@@ -126,26 +124,6 @@ def voxels(volume: SpatialImage, name: str) -> np.ndarray:
         return np.asanyarray(volume.dataobj)
     except _UNREADABLE as error:
         raise InputError(f"{name}: the file is truncated or damaged") from error
-
-
-def check_units(volume: SpatialImage, name: str) -> None:
-    """Raise InputError where the header says that lengths are not in millimetres."""
-    header = volume.header
-    unit = header.get_xyzt_units()[0] if isinstance(header, Nifti1Header) else "unknown"
-    if unit not in ("mm", "unknown"):
-        raise InputError(f"{name}: voxel sizes are in {unit}s, expected millimetres")
-
-
-def check_affine(affine: np.ndarray, name: str) -> None:
-    """Raise InputError unless ``affine`` is 4x4, finite and can be inverted."""
-    if affine.shape != (4, 4):
-        raise InputError(f"{name}: expected a 4x4 affine, got shape {affine.shape}")
-    if not np.isfinite(affine).all():
-        raise InputError(f"{name}: the affine has NaN or infinite entries")
-    # Scale-free: the volume of the voxel over that of a box with the same edges.
-    edges = np.prod(np.linalg.norm(affine[:3, :3], axis=0))
-    if not abs(np.linalg.det(affine[:3, :3])) > 1e-6 * edges:
-        raise InputError(f"{name}: the affine is singular, its voxels have no volume")
 
 
 def _single_volume(array: np.ndarray, name: str) -> np.ndarray:
@@ -205,7 +183,7 @@ def write_nifti(
 ) -> None:
     """Write a NIfTI-1 file whose qform and sform both say ``affine``, in millimetres.
 
-    (Of an affine with shear the qform holds what it can, its nearest rotation.)
+    (No qform can hold an affine with shear: it is marked as unknown then, and the sform counts.)
 
     Args:
         path: target, ``.nii`` or ``.nii.gz``; it appears only once it is complete.
@@ -219,14 +197,15 @@ def write_nifti(
     Raises:
         InputError: ``path`` cannot be written or has another suffix.
     """
-    if not path.name.endswith((".nii", ".nii.gz")):
-        raise InputError(f"{path} cannot be written: expected a name ending in .nii or .nii.gz")
+    check_nifti_name(path, f"{path} cannot be written")
     data = array.detach().cpu().numpy() if isinstance(array, Tensor) else array
     narrower = {"float64": np.float32, "float16": np.float32, "int64": np.int32, "bool": np.uint8}
     data = data.astype(narrower.get(data.dtype.name, data.dtype), copy=False)
     volume = Nifti1Image(data, affine)
     volume.set_qform(affine, code="scanner")
     volume.set_sform(affine, code="scanner")
+    if forms_apart_mm(volume):
+        volume.set_qform(affine, code="unknown")
     volume.header.set_xyzt_units("mm")
     if intent is not None:
         volume.header.set_intent(intent, name=intent_name, allow_unknown=True)

@@ -9,11 +9,11 @@ from jsonargparse import ArgumentParser, Namespace
 from torch import Tensor
 
 from voxelopt_layers import jacobian_determinant
-from voxelopt_train.errors import InputError
 from voxelopt_train.files import all_or_none, check_kept, check_writable
 from voxelopt_train.grids import Grid
 from voxelopt_train.images import read_grid, write_nifti
 from voxelopt_train.metrics import folds, log_jacobian, sd_log_jacobian_strict
+from voxelopt_train.nifti_names import check_nifti_name
 from voxelopt_train.transforms import Transform, read_transform, to_ddf, transform_file
 
 
@@ -73,8 +73,7 @@ def jacobian_parser() -> tuple[ArgumentParser, str]:
 def run_jacobian(options: Namespace) -> None:
     """``voxelopt jacobian``: transforms in, an image of J or log J out, and a line about it."""
     output = Path(options.output)
-    if not output.name.endswith((".nii", ".nii.gz")):
-        raise InputError(f"--output {output}: expected a name ending in .nii or .nii.gz")
+    check_nifti_name(output, f"--output {output}")
     check_writable(output.parent)
     check_kept((options.reference, *map(transform_file, options.transform)), [output])
     grid = read_grid(options.reference, "reference")

@@ -12,6 +12,7 @@ from voxelopt_train.errors import InputError
 from voxelopt_train.files import all_or_none
 from voxelopt_train.images import Image, ImageLike, write_nifti
 from voxelopt_train.metrics import log_jacobian
+from voxelopt_train.nifti_names import is_nifti
 from voxelopt_train.picture import registration_picture
 from voxelopt_train.provenance import input_paths
 from voxelopt_train.registration import Registration
@@ -41,7 +42,7 @@ def split_prefix(prefix: str) -> tuple[Path, str]:
     Raises:
         InputError: the prefix is the name of an image, as of a single result.
     """
-    if prefix.endswith((".nii", ".nii.gz")):
+    if is_nifti(prefix):
         raise InputError(
             f"--output {prefix}: expected a folder (out/) or the start of several file names, "
             "not the name of an image"

@@ -84,8 +84,8 @@ def _register_parser() -> tuple[ArgumentParser, str]:
         type=str,
         default="none",
         metavar="HOW",
-        help="initial alignment: none, center-of-mass, affine (needs SimpleITK), or an ITK file "
-        "(.mat, .tfm, .txt)",
+        help="initial alignment: none, center-of-mass, affine (needs SimpleITK), or a linear "
+        "transform of ITK (.mat, .tfm, .txt) or FLIRT (.mat)",
     )
     add(
         "--spacing",

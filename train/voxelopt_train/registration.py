@@ -96,7 +96,8 @@ def register(
             preset ``"intensity"`` for ``"raw"``, else the layer's defaults.
         spacing_mm: work on an isotropic grid of this voxel size; None: on the fixed grid.
         initial: ``"none"``, ``"center-of-mass"``, ``"affine"`` (needs SimpleITK) or the file of
-            an ITK linear transform; maps the fixed world to the moving world.
+            a linear transform, as `read_transform` takes it; maps the fixed world to the moving
+            world.
         window: intensities outside these two values are cut off before any encoder sees them, for
             CT in HU; the initial alignment and the warped image keep them.
         fixed_labels: labels on the grid of ``fixed``.

@@ -11,6 +11,7 @@ from voxelopt_train.alignment import ALIGNMENTS
 from voxelopt_train.data.pair_table import read_rows, resolve, subject_names
 from voxelopt_train.data.subjects import natural_order
 from voxelopt_train.errors import InputError
+from voxelopt_train.nifti_names import is_nifti
 from voxelopt_train.transforms import transform_file
 
 # Each a column of a table, and a field of `Case`.
@@ -170,7 +171,7 @@ def _safe(name: str) -> str:
 
 
 def _is_image(file: Path, atlas: str | Path) -> bool:
-    if not file.name.endswith((".nii", ".nii.gz")) or file.name.startswith("."):
+    if not is_nifti(file) or file.name.startswith("."):
         return False
     return file.is_file() and not (Path(atlas).exists() and file.samefile(atlas))
 

@@ -11,13 +11,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import voxelopt_layers
 from voxelopt_layers import VoxelOptLayer
 from voxelopt_train.alignment import ALIGNMENTS
 from voxelopt_train.cohort.cases import Case
-from voxelopt_train.errors import InputError, sentence
+from voxelopt_train.errors import InputError, input_warnings_to, sentence
 from voxelopt_train.label_metrics import Protocol
 from voxelopt_train.points import read_landmarks
 from voxelopt_train.provenance import as_json, method_settings
@@ -82,7 +82,14 @@ def kept_report(folder: Path) -> dict[str, Any]:
     return report if isinstance(report, dict) else {}
 
 
-def register_case(case: Case, settings: Settings, output: Path, temporary: Path) -> str:
+class Outcome(NamedTuple):
+    """What there is to say of a case."""
+
+    error: str  # empty where nothing went wrong
+    warnings: tuple[str, ...]
+
+
+def register_case(case: Case, settings: Settings, output: Path, temporary: Path) -> Outcome:
     """Register a case and leave its files in a folder of its name; what a worker calls.
 
     Args:
@@ -92,18 +99,19 @@ def register_case(case: Case, settings: Settings, output: Path, temporary: Path)
         temporary: a folder on the same file system, for files that are not complete.
 
     Returns:
-        A sentence on what went wrong, empty where nothing did.
+        What went wrong, if anything did, and what is odd about the files.
     """
     made, folder = temporary / case.name, output / case.name
+    message, warnings = "", []
     try:
-        _register_and_save(case, settings, made)
+        with input_warnings_to(warnings.append):
+            _register_and_save(case, settings, made)
         _publish(made, folder)
     except Exception as error:  # whatever it is, the other cases go on
         message = sentence(error)
         if message is None:
             message = f"a defect of this program, {type(error).__name__}: {error}"
-        return " ".join(message.replace(str(made), str(folder)).split())
-    return ""
+    return Outcome(" ".join(message.replace(str(made), str(folder)).split()), tuple(warnings))
 
 
 def _register_and_save(case: Case, settings: Settings, folder: Path) -> None:

@@ -20,9 +20,9 @@ from voxelopt_train.cohort.one_case import (
     register_case,
 )
 from voxelopt_train.cohort.results import FILES, CaseResult, CohortResults
-from voxelopt_train.cohort.workers import in_workers
+from voxelopt_train.cohort.workers import Died, in_workers
 from voxelopt_train.devices import torch_device
-from voxelopt_train.errors import InputError
+from voxelopt_train.errors import InputError, warn_once
 from voxelopt_train.files import check_kept, check_writable
 from voxelopt_train.grids import check_spacing
 from voxelopt_train.label_metrics import Protocol
@@ -143,8 +143,11 @@ def _register_all(
         tasks = [(case, settings, output, Path(temporary)) for case in due]
         with closing(in_workers(register_case, tasks, workers, threads)) as outcomes:
             for ended, (index, outcome) in enumerate(outcomes, kept + 1):
-                if outcome:
-                    errors[due[index].name] = str(outcome)
+                error, told = (str(outcome), ()) if isinstance(outcome, Died) else outcome
+                for warning in told:
+                    warn_once(warning)
+                if error:
+                    errors[due[index].name] = error
                 tell(ended)
     return errors
 

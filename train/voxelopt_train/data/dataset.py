@@ -15,7 +15,8 @@ from voxelopt_train.data.augmentation import Augmentation, Volumes, augment
 from voxelopt_train.data.keypoints import read_keypoints
 from voxelopt_train.data.subjects import Subject
 from voxelopt_train.errors import InputError
-from voxelopt_train.images import check_units, load_volume, read_image, voxels
+from voxelopt_train.headers import check_units
+from voxelopt_train.images import load_volume, read_image, voxels
 
 
 class PreparedSubjects(Sequence[Volumes]):

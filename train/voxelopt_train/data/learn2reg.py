@@ -17,6 +17,7 @@ from voxelopt_train.data.subjects import (
     paper_splits,
 )
 from voxelopt_train.errors import InputError
+from voxelopt_train.nifti_names import nifti_stem
 
 
 def find_dataset_json(folder: Path) -> Path | None:
@@ -87,7 +88,7 @@ def _names(images: Iterable[Path]) -> dict[Path, str]:
 
     The last number is the modality, or the time; it stays where there are several.
     """
-    names = {image: image.name.removesuffix(".nii.gz").partition("_")[2] for image in images}
+    names = {image: nifti_stem(image.name).partition("_")[2] for image in images}
     if all(name.endswith("_0000") for name in names.values()):
         names = {image: name.removesuffix("_0000") for image, name in names.items()}
     check_unique(names)

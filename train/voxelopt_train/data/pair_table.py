@@ -11,6 +11,7 @@ from typing import Any
 
 from voxelopt_train.data.subjects import SPLITS, Cohort, Subject, check_unique
 from voxelopt_train.errors import InputError
+from voxelopt_train.nifti_names import nifti_stem
 
 _FILES = ("labels", "keypoints")
 _COLUMNS = (
@@ -93,11 +94,11 @@ def subject_names(images: Iterable[Path]) -> dict[Path, str]:
         InputError: two files come to one name all the same.
     """
     images = list(dict.fromkeys(images))
-    names = {image: image.name.split(".nii")[0] for image in images}
+    names = {image: nifti_stem(image.name) for image in images}
     if len(set(names.values())) < len(names):
         root = os.path.commonpath([image.parent.absolute() for image in images])
         below = {image: image.absolute().relative_to(root).as_posix() for image in images}
-        names = {image: path.split(".nii")[0].replace("/", "_") for image, path in below.items()}
+        names = {image: nifti_stem(path).replace("/", "_") for image, path in below.items()}
     check_unique(names)
     return names
 

@@ -61,9 +61,9 @@ def points_parser() -> tuple[ArgumentParser, str]:
         "--reference",
         type=str,
         metavar="FILE",
-        help="the fixed image, for transforms of Learn2Reg",
+        help="the image that the points belong to, for transforms of FSL and Learn2Reg",
     )
-    add("-m", "--moving", type=str, metavar="FILE", help="the moving one, also for those of FSL")
+    add("-m", "--moving", type=str, metavar="FILE", help="the image that they go to")
     add("--frame", choices=["lps", "ras"], default="lps", help="of CSV; Slicer's files say theirs")
     return parser, summary
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from voxelopt_train.errors import InputError
 from voxelopt_train.grids import Grid
-from voxelopt_train.images import load_volume, write_nifti
+from voxelopt_train.images import write_nifti
 from voxelopt_train.transforms.maps import DisplacementField, map_points, slabs
 from voxelopt_train.transforms.vectors import field_of, intent_of, read_vectors, vectors_of
 
@@ -31,7 +31,8 @@ def read_fsl(path: Path, moving: Grid) -> DisplacementField:
 
     Raises:
         InputError: the file is missing, damaged or holds coefficients (``fnirtfileutils`` makes a
-            field of them) or absolute positions, or its header contradicts itself.
+            field of them) or absolute positions, or its header or that of the moving image
+            contradicts itself.
     """
     if intent_of(path).code in _COEFFICIENTS:
         raise InputError(
@@ -39,34 +40,31 @@ def read_fsl(path: Path, moving: Grid) -> DisplacementField:
             "fnirtfileutils --in=FILE --ref=FIXED --out=FIELD --withaff"
         )
     vectors, grid = read_vectors(path, "a relative warp of FSL", (3,))
-    check_voxel_sizes(path)
+    name = f"transform {path}"
     to_fixed, to_moving = world_to_fsl(grid), world_to_fsl(moving)
     if _is_absolute(vectors, grid, to_fixed):
         raise InputError(
-            f"transform {path}: these look like absolute positions, expected relative ones; make "
+            f"{name}: these look like absolute positions, expected relative ones; make "
             "them with convertwarp --relout"
         )
-    return field_of(vectors, grid, to_fixed, to_moving, f"transform {path}")
+    return field_of(vectors, grid, to_fixed, to_moving, name)
 
 
-def write_fsl(path: Path, field: DisplacementField, moving: Grid) -> None:
+def write_fsl(path: Path, field: DisplacementField, fixed: Grid, moving: Grid) -> None:
     """Write a relative warp field for ``applywarp --ref=FIXED --in=MOVING --warp=FILE --rel``.
 
+    Args:
+        path: target.
+        field: on a grid that matches that of the fixed image.
+        fixed: grid of that image, with what its header says.
+        moving: grid of the image that it warps.
+
     Raises:
-        InputError: the file cannot be written or has another suffix.
+        InputError: the file cannot be written or has another suffix, or the header of an image
+            contradicts itself.
     """
-    vectors = vectors_of(field, world_to_fsl(field.grid), world_to_fsl(moving))
+    vectors = vectors_of(field, world_to_fsl(fixed), world_to_fsl(moving))
     write_nifti(path, np.moveaxis(vectors, 0, -1), field.grid.affine, intent=INTENT_FIELD)
-
-
-def check_voxel_sizes(path: str | Path) -> None:
-    """Raise InputError where the header has other voxel sizes than its affine: FSL takes those."""
-    volume = load_volume(path, "image")
-    sizes = np.linalg.norm(np.asarray(volume.affine)[:3, :3], axis=0)
-    zooms = np.array((*volume.header.get_zooms(), 1, 1, 1)[:3], dtype=float)
-    if not np.allclose(sizes, zooms, rtol=1e-3):
-        told = (" x ".join(f"{size:.4g}" for size in three) for three in (zooms, sizes))
-        raise InputError("{}: pixdim says voxels of {} mm, the sform {} mm".format(path, *told))
 
 
 def _is_absolute(vectors: np.ndarray, grid: Grid, to_fixed: np.ndarray) -> bool:
@@ -80,7 +78,13 @@ def _is_absolute(vectors: np.ndarray, grid: Grid, to_fixed: np.ndarray) -> bool:
 
 
 def world_to_fsl(grid: Grid) -> np.ndarray:
-    """``(4, 4)``, from RAS mm to FSL's coordinates of an image with this grid."""
+    """``(4, 4)``, from RAS mm to FSL's coordinates of an image with this grid.
+
+    Raises:
+        InputError: the header of the image gives other voxel sizes than its affine.
+    """
+    if grid.misfit:
+        raise InputError(grid.misfit)
     scale = np.diag([*grid.spacing, 1.0])
     if np.linalg.det(grid.affine[:3, :3]) > 0:
         scale[0, 0] *= -1

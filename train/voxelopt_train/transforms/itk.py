@@ -1,7 +1,6 @@
 """ITK's transforms and ours: theirs are in LPS millimetres, ours in RAS (x and y negated).
 
-ITK's linear transforms map ``y = M (x - c) + c + t``, with the centre c among the fixed parameters.
-Its displacement fields have their grid there: size, origin, spacing and direction.
+Displacement fields have their grid among the fixed parameters: size, origin, spacing, direction.
 """
 
 from __future__ import annotations
@@ -11,12 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from voxelopt_train.errors import InputError
 from voxelopt_train.grids import Grid
-from voxelopt_train.images import check_affine
+from voxelopt_train.headers import check_affine
 from voxelopt_train.transforms.itk_file import Entry, read_entries, write_entries
+from voxelopt_train.transforms.itk_linear import PARAMETERS, linear_matrix
 from voxelopt_train.transforms.maps import (
     AffineTransform,
     CompositeTransform,
@@ -27,15 +26,6 @@ from voxelopt_train.transforms.maps import (
 from voxelopt_train.transforms.vectors import field_of, vectors_of
 
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # its own inverse
-_PARAMETERS = {  # number of parameters of each linear type that is read
-    "AffineTransform": 12,
-    "MatrixOffsetTransformBase": 12,
-    "Euler3DTransform": 6,
-    "VersorRigid3DTransform": 6,
-    "Similarity3DTransform": 7,
-    "TranslationTransform": 3,
-    "IdentityTransform": 0,
-}
 _FIELD = "DisplacementFieldTransform"
 
 
@@ -67,7 +57,7 @@ def write_itk(path: Path, transforms: Sequence[Transform]) -> None:
 def from_entry(entry: Entry, name: str) -> AffineTransform | DisplacementField:
     """Our form of one of ITK's transforms; ``name`` is what messages call it."""
     kind, *dimensions = re.sub("_(double|float)", "", entry.kind).split("_")
-    known = kind in _PARAMETERS or kind == _FIELD
+    known = kind in PARAMETERS or kind == _FIELD
     if not known or dimensions != ["3", "3"]:
         raise InputError(
             f"{name}: cannot use {entry.kind}, expected a 3-D linear transform such as "
@@ -75,13 +65,9 @@ def from_entry(entry: Entry, name: str) -> AffineTransform | DisplacementField:
         )
     if kind == _FIELD:
         return _field(entry, name)
-    if len(entry.parameters) != _PARAMETERS[kind] or not np.isfinite(entry.parameters).all():
-        raise InputError(f"{name}: damaged, {entry.kind} has {_PARAMETERS[kind]} finite parameters")
-    linear, translation = _linear_part(kind, entry.parameters, entry.fixed)
-    centre = entry.fixed[:3] if len(entry.fixed) >= 3 else np.zeros(3)
-    matrix = np.eye(4)
-    matrix[:3, :3] = linear
-    matrix[:3, 3] = centre + translation - linear @ centre
+    if len(entry.parameters) != PARAMETERS[kind] or not np.isfinite(entry.parameters).all():
+        raise InputError(f"{name}: damaged, {entry.kind} has {PARAMETERS[kind]} finite parameters")
+    matrix = linear_matrix(kind, entry.parameters, entry.fixed)
     affine = AffineTransform(RAS_TO_LPS @ matrix @ RAS_TO_LPS)
     check_affine(affine.matrix, name)
     return affine
@@ -136,21 +122,3 @@ def geometry(grid: Grid) -> np.ndarray:
             "resample the fixed image on one that is not"
         )
     return np.concatenate([grid.shape, lps[:3, 3], spacing, direction.ravel()]).astype(float)
-
-
-def _linear_part(name: str, p: np.ndarray, fixed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """M and t from the parameters of each type."""
-    if name == "IdentityTransform":
-        return np.eye(3), np.zeros(3)
-    if name == "TranslationTransform":
-        return np.eye(3), p
-    if name == "Euler3DTransform":
-        x, y, z = p[:3]
-        if len(fixed) > 3 and fixed[3]:  # the flag ComputeZYX
-            return Rotation.from_euler("ZYX", [z, y, x]).as_matrix(), p[3:]
-        return Rotation.from_euler("ZXY", [z, x, y]).as_matrix(), p[3:]
-    if name in ("VersorRigid3DTransform", "Similarity3DTransform"):
-        versor = [*p[:3], np.sqrt(max(1 - p[:3] @ p[:3], 0))]
-        scale = p[6] if name == "Similarity3DTransform" else 1.0
-        return scale * Rotation.from_quat(versor).as_matrix(), p[3:6]
-    return p[:9].reshape(3, 3), p[9:]

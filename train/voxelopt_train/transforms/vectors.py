@@ -16,7 +16,8 @@ from nibabel.nifti1 import Nifti1Header
 
 from voxelopt_train.errors import InputError
 from voxelopt_train.grids import Grid
-from voxelopt_train.images import check_affine, check_units, load_volume, voxels
+from voxelopt_train.headers import grid_of
+from voxelopt_train.images import load_volume, voxels
 from voxelopt_train.transforms.maps import AffineTransform, DisplacementField, map_points, slabs
 
 
@@ -97,11 +98,8 @@ def read_vectors(path: Path, kind: str, components: tuple[int, ...]) -> tuple[np
         raise InputError(f"{name}: expected {kind} of shape ({expected}), got shape {volume.shape}")
     if 0 in volume.shape:
         raise InputError(f"{name}: the displacement field is empty, shape {volume.shape}")
-    check_units(volume, name)
-    affine = np.asarray(volume.affine, dtype=np.float64)
-    check_affine(affine, name)
+    grid = grid_of(volume, name)
     vectors = np.moveaxis(voxels(volume, name), -1, 0)
     if vectors.dtype.kind not in "iuf":
         raise InputError(f"{name}: expected real numbers, got {vectors.dtype}")
-    nx, ny, nz = volume.shape[:3]
-    return vectors.reshape(3, nx, ny, nz), Grid((nx, ny, nz), affine)
+    return vectors.reshape(3, *grid.shape), grid

@@ -1,0 +1,42 @@
+"""What is odd about an image's header, in one line of standard error for each file."""
+
+from __future__ import annotations
+
+import numpy as np
+from nibabel.nifti1 import Nifti1Image
+
+import cohorts
+from cohorts import COHORT, pairs, write_table
+from voxelopt_train.cohort import registration
+
+SAYS = (
+    "voxelopt: warning: {}: its sform and qform disagree by up to {} mm; the sform is used here, "
+    "ITK and ANTs may use the qform\n"
+)
+
+
+def move_qform(path: str, mm: float, to: str) -> None:
+    """Write an image again, with a qform so far from its sform."""
+    old = Nifti1Image.from_filename(path)
+    moved = np.array(old.affine)
+    volume = Nifti1Image(np.asarray(old.dataobj), moved)
+    moved[1, 3] += mm
+    volume.set_qform(moved, "scanner", update_affine=False)
+    volume.to_filename(to)
+
+
+def test_a_command(run):
+    move_qform("moving.nii.gz", 3.2, "odd.nii.gz")
+    code, out, err = run("apply", "odd.nii.gz", "--reference", "odd.nii.gz", "-o", "warped.nii.gz")
+    assert (code, out) == (0, "wrote warped.nii.gz\n")
+    assert err == SAYS.format("odd.nii.gz", "3.2")
+
+
+def test_a_cohort_says_it_of_an_atlas_once(run, folder, monkeypatch):
+    """Two processes, each of which reads the atlas."""
+    monkeypatch.setattr(registration, "register_case", cohorts.register_case)
+    move_qform("fixed.nii.gz", 12, "atlas.nii.gz")
+    rows = [row | {"fixed": "atlas.nii.gz"} for row in pairs("a", "b")]
+    code, _, err = run(*COHORT, "--pairs", write_table("pairs.csv", rows), "--workers", "2")
+    assert code == 0
+    assert err == SAYS.format("atlas.nii.gz", "12")
