@@ -16,6 +16,8 @@ class InputError(ValueError):
 
 def sentence(error: Exception) -> str | None:
     """What to tell the user of an error, in one line; None of one that is a defect of ours."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}"
     if isinstance(error, InputError | OSError):
         return " ".join(str(error).split())
     # What the CPU allocator raises has no class of its own.
