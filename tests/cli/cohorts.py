@@ -68,7 +68,7 @@ def register_case(case: Case, *more) -> one_case.Outcome:
 
 
 def in_this_process(
-    function: Callable[..., one_case.Outcome], tasks: list[tuple], workers: int, threads: int
+    function: Callable[..., one_case.Outcome], tasks: list[tuple], *_: object
 ) -> Iterator[tuple[int, one_case.Outcome]]:
     """In the place of `workers.in_workers`: others take seconds to start."""
     for index, task in enumerate(tasks):

@@ -6,10 +6,8 @@ import csv
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -162,33 +160,6 @@ def test_whatever_fails_is_one_line_and_the_others_are_done(run, case, expected)
         case: expected, "a": ""
     }  # fmt: skip
     assert names("out/a") == ALWAYS and not Path("out", case).exists()
-
-
-def test_an_interruption_ends_the_processes_and_keeps_what_is_complete():
-    write_table("pairs.csv", pairs("a", "slow"))
-    start = (
-        "import sys, cohorts; from voxelopt_train.cli import main; "
-        "from voxelopt_train.cohort import registration; "
-        "registration.register_case = cohorts.register_case; sys.exit(main())"
-    )
-    program = subprocess.Popen(
-        [sys.executable, "-c", start, *COHORT, "--pairs", "pairs.csv"],
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-    )
-    while not Path("begun").exists():
-        assert program.poll() is None
-        time.sleep(0.05)
-    os.killpg(program.pid, signal.SIGINT)  # as Ctrl-C does: all processes of the terminal
-    out, err = program.communicate()  # until the last process has let go of these
-    assert program.returncode == 130 and out == ""
-    assert sentence(err) == (
-        "interrupted, 1 of 2 cases are complete and stay, the same command goes on"
-    )
-    assert names("out") == {"a"} and names("out/a") == ALWAYS
 
 
 @pytest.mark.usefixtures("in_this_process")

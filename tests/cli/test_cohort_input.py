@@ -47,7 +47,12 @@ def tables(folder: Path) -> None:
         ("fixed.nii.gz moving.nii.gz --pairs good.csv -o out", "or --pairs TABLE, not both"),
         ("fixed.nii.gz scans --pairs good.csv -o out", "or --pairs TABLE, not both"),
         ("--pairs good.csv", "arguments are required: output"),
-        ("fixed.nii.gz moving.nii.gz -o out --workers 2", "--workers is for many pairs, this is"),
+        ("fixed.nii.gz moving.nii.gz -o out --workers 2", "--workers: this is for many pairs, and"),
+        (
+            "fixed.nii.gz moving.nii.gz -o out --time-limit 9",
+            "--time-limit: this is for many pairs",
+        ),
+        ("--pairs good.csv -o out --time-limit 0", "the time limit must be above 0 s, got 0"),
         ("--pairs good.csv -o out --workers 0", "number of workers must be 1 or more, got 0"),
         ("--pairs good.csv -o out --workers two", "--workers: expected a whole number, got two"),
         ("--pairs good.csv -o out --fixed-labels fixed_labels.nii.gz", "are columns of the table"),

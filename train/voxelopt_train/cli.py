@@ -21,6 +21,7 @@ from voxelopt_train.html_report.command import run_report
 from voxelopt_train.jacobian import run_jacobian
 from voxelopt_train.parsers import LIGHTNING_COMMANDS, build_parser
 from voxelopt_train.points.command import run_points
+from voxelopt_train.stopping import Stop, stopped_by_signals
 
 _COMMANDS = {
     "register": run_registrations,
@@ -34,7 +35,6 @@ _COMMANDS = {
     "benchmark": run_benchmark,
     "peers": run_peers,
 }
-_INTERRUPTED = 128 + 2  # what shells and make expect of a process that SIGINT ended
 _NOTHING_WRITTEN = "nothing was written"
 # In the place of the Python types that jsonargparse names.
 _KINDS = {
@@ -49,13 +49,16 @@ _KINDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code, 2 for anything that is wrong with the input."""
-    with input_warnings_to(lambda warning: print("voxelopt: warning:", warning, file=sys.stderr)):
-        return _main(argv)
+    with stopped_by_signals() as stop, input_warnings_to(_warn):
+        return _main(list(sys.argv[1:] if argv is None else argv), stop)
 
 
-def _main(argv: Sequence[str] | None) -> int:
+def _warn(warning: str) -> None:
+    print(f"voxelopt: warning: {warning}", file=sys.stderr)
+
+
+def _main(arguments: list[str], stop: Stop) -> int:
     try:
-        arguments = list(sys.argv[1:] if argv is None else argv)
         if arguments[:1] and arguments[0] in LIGHTNING_COMMANDS:
             from voxelopt_train.learning.training_cli import run_training
 
@@ -72,8 +75,8 @@ def _main(argv: Sequence[str] | None) -> int:
         if message is None:
             raise
     except KeyboardInterrupt as interrupt:
-        print(f"voxelopt: interrupted, {str(interrupt) or _NOTHING_WRITTEN}", file=sys.stderr)
-        return _INTERRUPTED
+        print(f"voxelopt: {stop}, {str(interrupt) or _NOTHING_WRITTEN}", file=sys.stderr)
+        return stop.exit_code
     else:
         return 0
     print(f"voxelopt: error: {message}", file=sys.stderr)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -31,7 +31,7 @@ def warn_once(message: str) -> None:
 
 
 @contextmanager
-def input_warnings_to(tell: Callable[[str], None]) -> Iterator[None]:
+def input_warnings_to(tell: Callable[[str], None]) -> Generator[None]:
     """Give each sentence of an `InputWarning` to ``tell``, without the line of our code."""
     before = warnings.showwarning
 
@@ -50,6 +50,8 @@ def input_warnings_to(tell: Callable[[str], None]) -> Iterator[None]:
 
 def sentence(error: Exception) -> str | None:
     """What to tell the user of an error, in one line; None of one that is a defect of ours."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}"
     if isinstance(error, InputError | OSError):
         return " ".join(str(error).split())
     # What the CPU allocator raises has no class of its own.

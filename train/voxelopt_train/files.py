@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Generator, Iterable, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
-from uuid import uuid4
 
 from voxelopt_train.errors import InputError
+from voxelopt_train.temporary import remove_abandoned, temporary_folder
 
 
 def check_writable(folder: Path) -> None:
@@ -37,22 +36,20 @@ def check_kept(inputs: Iterable[object], outputs: Iterable[Path]) -> None:
 
 @contextmanager
 def atomic_output(path: Path) -> Generator[Path]:
-    """A temporary path beside ``path`` to write to; it becomes ``path`` if all went well.
+    """A temporary path near ``path`` to write to; it becomes ``path`` if all went well.
 
     Raises:
         InputError: the file cannot be written; nothing is left behind.
     """
-    temporary = path.with_name(f".{uuid4().hex[:8]}.{path.name}")  # keeps the suffix
     try:
-        yield temporary
-        temporary.replace(path)
+        with temporary_folder(path.parent) as folder:
+            temporary = folder / path.name
+            yield temporary
+            temporary.replace(path)
     except OSError as error:
         # (HDF5 has pages of its own to say.)
         reason = os.strerror(error.errno) if error.errno else str(error)
         raise InputError(f"{path} cannot be written: {reason}") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
 
 
 @contextmanager
@@ -62,13 +59,14 @@ def all_or_none(folder: Path) -> Generator[Path]:
     It lies in the nearest folder that exists: a failure leaves not even an empty ``folder``.
     """
     try:
-        with TemporaryDirectory(dir=_nearest_existing(folder), prefix=".voxelopt-") as temporary:
+        remove_abandoned(folder.parent)  # where it was, if there is a folder only by now
+        with temporary_folder(_nearest_existing(folder)) as temporary:
             try:
-                yield Path(temporary)
+                yield temporary
             except InputError as error:  # of the place that the user knows
-                message = str(error).replace(str(Path(temporary)), str(folder))
+                message = str(error).replace(str(temporary), str(folder))
                 raise InputError(message) from error
-            targets = {path: folder / path.name for path in Path(temporary).iterdir()}
+            targets = {path: folder / path.name for path in temporary.iterdir()}
             for target in targets.values():
                 if target.is_dir():  # would stop the moves half-way
                     raise InputError(f"{target} cannot be written: there is a folder of this name")

@@ -122,6 +122,8 @@ def voxels(volume: SpatialImage, name: str) -> np.ndarray:
     """The scaled voxel values of an opened file, or InputError where they are cut short."""
     try:
         return np.asanyarray(volume.dataobj)
+    except FileNotFoundError as error:
+        raise InputError(f"{name}: the file was removed while it was read") from error
     except _UNREADABLE as error:
         raise InputError(f"{name}: the file is truncated or damaged") from error
 

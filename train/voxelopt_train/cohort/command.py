@@ -35,6 +35,12 @@ def add_cohort_options(parser: ArgumentParser) -> None:
         metavar="N",
         help="processes for many pairs, which share the cores (default: 1)",
     )
+    add(
+        "--time-limit",
+        type=float,
+        metavar="SECONDS",
+        help="of many pairs, end one that takes longer: it has failed, and the next begins",
+    )
 
 
 def run_registrations(options: Namespace) -> None:
@@ -42,11 +48,11 @@ def run_registrations(options: Namespace) -> None:
     if options.pairs is None and (options.fixed is None or options.moving is None):
         raise InputError(_EITHER)
     if options.pairs is None and not Path(options.moving).is_dir():
-        if options.workers is not None:
-            raise InputError(
-                "--workers is for many pairs, this is one: give --pairs TABLE, or a folder as "
-                "MOVING"
-            )
+        _refuse(
+            options,
+            ("workers", "time_limit"),
+            "this is for many pairs, and here is one: give --pairs TABLE, or a folder as MOVING",
+        )
         run_register(options)
     else:
         _run_cohort(options)
@@ -72,6 +78,7 @@ def _run_cohort(options: Namespace) -> None:
             jacobian=options.jacobian,
             device=options.device,
             workers=1 if options.workers is None else options.workers,
+            time_limit=options.time_limit,
             progress=stage,
         )
     failed = results.failed

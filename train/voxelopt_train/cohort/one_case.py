@@ -176,9 +176,12 @@ def _publish(made: Path, folder: Path) -> None:
     """Move results to their folder, in the place of older ones; the report that vouches last."""
     from voxelopt_train.outputs import output_paths
 
-    folder.mkdir(exist_ok=True)
-    (folder / REPORT).unlink(missing_ok=True)
-    for outdated in output_paths(f"{folder}/"):
-        outdated.unlink(missing_ok=True)
-    for path in sorted(made.iterdir(), key=lambda path: path.name == REPORT):
-        path.replace(folder / path.name)
+    try:
+        folder.mkdir(exist_ok=True)
+        (folder / REPORT).unlink(missing_ok=True)
+        for outdated in output_paths(f"{folder}/"):
+            outdated.unlink(missing_ok=True)
+        for path in sorted(made.iterdir(), key=lambda path: path.name == REPORT):
+            path.replace(folder / path.name)
+    except OSError as error:
+        raise InputError(f"the results cannot be written to {folder}: {error.strerror}") from error

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -20,13 +19,14 @@ from voxelopt_train.cohort.one_case import (
     register_case,
 )
 from voxelopt_train.cohort.results import FILES, CaseResult, CohortResults
-from voxelopt_train.cohort.workers import Died, in_workers
+from voxelopt_train.cohort.workers import Died, TookLonger, in_workers
 from voxelopt_train.devices import torch_device
 from voxelopt_train.errors import InputError, warn_once
 from voxelopt_train.files import check_kept, check_writable
 from voxelopt_train.grids import check_spacing
 from voxelopt_train.label_metrics import Protocol
 from voxelopt_train.registration import ENCODERS, best_settings, check_window
+from voxelopt_train.temporary import InUseError, temporary_folder
 from voxelopt_train.transforms import transform_file
 
 
@@ -45,6 +45,7 @@ def register_cohort(
     jacobian: bool = False,
     device: str = "cpu",
     workers: int = 1,
+    time_limit: float | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> CohortResults:
     """Register many pairs with no training, in several processes, and write all of their results.
@@ -73,14 +74,16 @@ def register_cohort(
         device: where the layer runs, in all processes; results do not count as made anew for it.
         workers: number of processes; they share the threads that PyTorch has here, and each takes
             the memory of a registration.
+        time_limit: seconds that each case may take; one that takes longer is ended, and has
+            failed. None: it takes what it takes.
         progress: called as each case ends, with the numbers of those done, failed and left.
 
     Returns:
         A row for each case, failed ones too.
 
     Raises:
-        InputError: the cases or settings cannot be used, or nothing can be written; found out
-            before the first case begins.
+        InputError: the cases or settings cannot be used, nothing can be written, or another call
+            is at work in ``output``; found out before the first case begins.
         KeyboardInterrupt: with a sentence on what stays; all processes have ended.
     """
     table = [cases] if isinstance(cases, str | Path) else []
@@ -98,17 +101,21 @@ def register_cohort(
         device=device,
     )
     output = Path(output)
-    _check_settings(settings, workers)
+    _check_settings(settings, workers, time_limit)
     _check_places(cases, output, [*table, initial])
-    due = [case for case in cases if not is_complete(case, settings, output)]
     try:
-        errors = _register_all(cases, due, settings, output, workers, progress or (lambda _: None))
-        results = CohortResults(
-            protocol,
-            [_result(case, errors.get(case.name, ""), output) for case in cases],
-            kept=len(cases) - len(due),
-        )
-        results.write(output)
+        with _at_work_in(output) as temporary:
+            due = [case for case in cases if not is_complete(case, settings, output)]
+            tasks = [(case, settings, output, temporary) for case in due]
+            errors = _register_all(
+                tasks, len(cases), workers, time_limit, progress or (lambda _: None)
+            )
+            results = CohortResults(
+                protocol,
+                [_result(case, errors.get(case.name, ""), output) for case in cases],
+                kept=len(cases) - len(due),
+            )
+            results.write(output)
     except KeyboardInterrupt as interrupt:
         complete = sum(is_complete(case, settings, output) for case in cases)
         raise KeyboardInterrupt(
@@ -117,38 +124,54 @@ def register_cohort(
     return results
 
 
+@contextmanager
+def _at_work_in(output: Path) -> Iterator[Path]:
+    """One folder for all that is not complete: it goes in the end, whatever became of the workers.
+
+    As long as it is there nobody else can have one: two cohorts would mix the files of a case.
+    """
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        with temporary_folder(output, "cohort") as temporary:
+            yield temporary
+    except InUseError:
+        raise InputError(
+            f"another registration of many pairs is at work in {output}, choose another --output "
+            "or wait for its end"
+        ) from None
+
+
 def _register_all(
-    cases: Sequence[Case],
-    due: Sequence[Case],
-    settings: Settings,
-    output: Path,
+    tasks: Sequence[tuple[Case, Settings, Path, Path]],
+    count: int,
     workers: int,
+    time_limit: float | None,
     progress: Callable[[str], None],
 ) -> dict[str, str]:
-    """Register the cases that are due; returns a sentence for each that failed, by its name."""
+    """Do the tasks of `register_case`; returns a sentence for each case that failed, by its name.
+
+    ``count`` is that of all cases, those included that are complete already.
+    """
     errors: dict[str, str] = {}
 
     def tell(ended: int) -> None:
         done = ended - len(errors)
-        progress(f"{done} done, {len(errors)} failed, {len(cases) - ended} left")
+        progress(f"{done} done, {len(errors)} failed, {count - ended} left")
 
-    kept = len(cases) - len(due)
+    kept = count - len(tasks)
     for ended in range(1, kept + 1):
         tell(ended)
-    workers = max(1, min(workers, len(due)))
+    workers = max(1, min(workers, len(tasks)))
     threads = max(1, torch.get_num_threads() // workers)
-    output.mkdir(parents=True, exist_ok=True)
-    # One folder for all that is not complete: it goes in the end, whatever became of the workers.
-    with TemporaryDirectory(dir=output, prefix=".voxelopt-") as temporary:
-        tasks = [(case, settings, output, Path(temporary)) for case in due]
-        with closing(in_workers(register_case, tasks, workers, threads)) as outcomes:
-            for ended, (index, outcome) in enumerate(outcomes, kept + 1):
-                error, told = (str(outcome), ()) if isinstance(outcome, Died) else outcome
-                for warning in told:
-                    warn_once(warning)
-                if error:
-                    errors[due[index].name] = error
-                tell(ended)
+    with closing(in_workers(register_case, tasks, workers, threads, time_limit)) as outcomes:
+        for ended, (index, outcome) in enumerate(outcomes, kept + 1):
+            lost = isinstance(outcome, Died | TookLonger)
+            error, told = (str(outcome), ()) if lost else outcome
+            for warning in told:
+                warn_once(warning)
+            if error:
+                errors[tasks[index][0].name] = error
+            tell(ended)
     return errors
 
 
@@ -159,7 +182,7 @@ def _result(case: Case, error: str, output: Path) -> CaseResult:
     return CaseResult.done(*names, kept_report(output / case.name))
 
 
-def _check_settings(settings: Settings, workers: int) -> None:
+def _check_settings(settings: Settings, workers: int, time_limit: float | None) -> None:
     """What `voxelopt_train.register` refuses whatever the images are, before there are any."""
     if settings.encoder not in ENCODERS:
         raise InputError(f"features must be one of {', '.join(ENCODERS)}, got {settings.encoder}")
@@ -169,6 +192,8 @@ def _check_settings(settings: Settings, workers: int) -> None:
     torch_device(settings.device)
     if workers < 1:
         raise InputError(f"the number of workers must be 1 or more, got {workers}")
+    if time_limit is not None and not time_limit > 0:
+        raise InputError(f"the time limit must be above 0 s, got {time_limit:g}")
 
 
 def _check_places(cases: Sequence[Case], output: Path, more: Iterable[str | Path]) -> None:

@@ -5,11 +5,14 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
+import os
 import signal
 import threading
+import time
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -20,6 +23,7 @@ import torch
 from voxelopt_train.errors import InputError
 
 Outcome = TypeVar("Outcome")
+_PATIENCE_S = 10.0  # for a process that cannot even be killed, as one that waits for a dead server
 
 
 @dataclass(frozen=True)
@@ -36,43 +40,82 @@ class Died:
         return f"its process was ended by signal {number} ({signal.strsignal(number)}){hint}"
 
 
+@dataclass(frozen=True)
+class TookLonger:
+    """In the place of the outcome of a task that did not end in time."""
+
+    limit_s: float
+
+    def __str__(self) -> str:
+        return f"took longer than {self.limit_s:g} s"
+
+
 def in_workers(
-    function: Callable[..., Outcome], tasks: Sequence[tuple[Any, ...]], workers: int, threads: int
-) -> Generator[tuple[int, Outcome | Died], None, None]:
+    function: Callable[..., Outcome],
+    tasks: Sequence[tuple[Any, ...]],
+    workers: int,
+    threads: int,
+    limit_s: float | None = None,
+) -> Generator[tuple[int, Outcome | Died | TookLonger], None, None]:
     """Call ``function(*task)`` for each task, in several processes, which end with the iterator.
+
+    They end with this process too, however it ends.
 
     Args:
         function: of the top level of a module, since processes are spawned; raises nothing.
         tasks: arguments that can be pickled.
         workers: number of processes.
         threads: those of PyTorch in each of them.
+        limit_s: seconds after which a task is broken off, without those that a process takes to
+            start; None: it takes what it takes.
 
     Yields:
-        Number of a task and what the function returned, or `Died`, in the order in which they end.
+        Number of a task and what the function returned, `Died` or `TookLonger`, in the order in
+        which they end.
 
     Raises:
         InputError: processes cannot start here.
     """
     waiting = deque(enumerate(tasks))
     idle: list[_Worker] = []
-    busy: dict[Any, tuple[_Worker, int]] = {}  # by what `wait` tells of
+    busy: dict[Any, tuple[_Worker, int, float]] = {}  # and its end, by what `wait` tells of
     try:
         while waiting or busy:
             while waiting and len(busy) < workers:
                 index, task = waiting.popleft()
                 worker = idle.pop() if idle else _Worker(function, threads)
-                busy[worker.connection] = worker, index
+                busy[worker.connection] = worker, index, math.inf
                 worker.send(task)
-            for connection in wait(list(busy)):
-                worker, index = busy[connection]
+            for connection in _heard_of(busy):
+                worker, index, _ = busy[connection]
                 outcome = worker.outcome()
+                if isinstance(outcome, _Begun):
+                    deadline = time.monotonic() + (math.inf if limit_s is None else limit_s)
+                    busy[connection] = worker, index, deadline
+                    continue
                 del busy[connection]
                 if not isinstance(outcome, Died):
                     idle.append(worker)
                 yield index, outcome
+            now = time.monotonic()
+            for connection, (worker, index, deadline) in list(busy.items()):
+                if limit_s is not None and deadline <= now:
+                    worker.end()
+                    del busy[connection]
+                    yield index, TookLonger(limit_s)
     finally:
-        for worker in [*idle, *(worker for worker, _ in busy.values())]:
+        for worker in [*idle, *(worker for worker, *_ in busy.values())]:
             worker.end()
+
+
+def _heard_of(busy: Mapping[Any, tuple[Any, int, float]]) -> list[Any]:
+    """Those that have something to tell; waits for it, or for the first deadline."""
+    first = min(deadline for _, _, deadline in busy.values())
+    return wait(list(busy), None if first == math.inf else max(0, first - time.monotonic()))
+
+
+class _Begun:
+    """What a process says as it begins with a task."""
 
 
 class _Worker:
@@ -93,7 +136,7 @@ class _Worker:
             self.connection.send(task)
 
     def outcome(self) -> Any:
-        """What the function returned, or `Died`; waits for it."""
+        """That it has begun, what the function returned, or `Died`; waits for it."""
         try:
             return self.connection.recv()
         except (EOFError, OSError):
@@ -108,16 +151,30 @@ class _Worker:
         return Died(code)
 
     def end(self) -> None:
-        self._process.terminate()
-        self._process.join()
+        self._process.kill()  # nothing that it does is of use any more
+        self._process.join(_PATIENCE_S)
         self.connection.close()
 
 
 def _work(connection: Connection, function: Callable[..., Any], threads: int) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     with suppress(EOFError, OSError):  # the other end is gone, whatever became of it
         while True:
-            connection.send(function(*connection.recv()))
+            task = connection.recv()
+            connection.send(_Begun())
+            connection.send(function(*task))
+
+
+def _end_with_parent() -> None:
+    """End this process once its parent is gone, so that nothing is written behind a new run's back.
+
+    (It would notice by itself only at the end of its task.)
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 @contextmanager

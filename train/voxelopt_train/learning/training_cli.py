@@ -12,6 +12,7 @@ from typing import Any
 
 from jsonargparse import Namespace
 from lightning import LightningDataModule, LightningModule, Trainer
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -21,6 +22,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from voxelopt_train.configs import find_configs
 from voxelopt_train.errors import InputError
 from voxelopt_train.files import atomic_output, check_writable
+from voxelopt_train.learning.checkpoints import WholeCheckpoints
 from voxelopt_train.learning.registration_module import NOTHING_TO_TRAIN
 
 _GO_ON = "its complete epochs are kept: --ckpt_path last goes on from there"
@@ -104,7 +106,10 @@ class TrainingCLI(LightningCLI):
             save_on_train_epoch_end=True,  # also where not every epoch is validated
         )
         self.trainer_defaults: dict[str, Any] = {"callbacks": [last]}
-        return super().instantiate_trainer(**kwargs)
+        trainer = super().instantiate_trainer(**kwargs)
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # not one that was asked for
+            trainer.strategy.checkpoint_io = WholeCheckpoints()
+        return trainer
 
     def _check_run(self, folder: Path) -> None:
         """Raise InputError before anything of an earlier training is replaced or confused."""
