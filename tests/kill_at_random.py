@@ -31,9 +31,11 @@ from nibabel.nifti1 import Nifti1Image
 from PIL import Image
 from scipy.io import loadmat
 
-from dataset_folders import write_subjects
 from voxelopt_train.cli import main as voxelopt
 from voxelopt_train.learning import training_cli  # noqa: F401 (here, and not after each fork)
+
+sys.path.append(str(Path(__file__).parent / "data"))
+from dataset_folders import write_subjects
 
 OUT = Path("out")
 PAIR = ["source/image_a.nii.gz", "source/image_b.nii.gz"]
