@@ -44,7 +44,7 @@ PREPARE = [
     "prepare", "source", "--images", "image_*.nii.gz", "--labels", "label_*.nii.gz",
     "--spacing", "3", "--shape", "16", "16", "16",
 ]  # fmt: skip
-SPLITS = ["--train", "a,b", "--validation", "c,d", "--test", "a,b,c"]
+SPLITS = ["--train", "a,b", "--validation", "c,d", "--test", "e,f,g"]
 REPORTED = {"Warped.nii.gz", "1Warp.nii.gz", "Report.png"}
 _PATIENCE_S = 60.0
 
@@ -64,7 +64,8 @@ READERS: dict[str, Callable[[Path], object]] = {
     ".png": lambda path: Image.open(path).load(),
     ".mat": lambda path: loadmat(path),
     ".ckpt": lambda path: torch.load(path, weights_only=True),
-    ".yaml": lambda path: yaml.safe_load(path.read_text())["model"],
+    "config.yaml": lambda path: yaml.safe_load(path.read_text())["model"],
+    "hparams.yaml": lambda path: yaml.safe_load(path.read_text()),
 }
 
 
@@ -236,7 +237,7 @@ def main() -> None:
     for name in options.commands or COMMANDS:
         with tempfile.TemporaryDirectory() as folder:
             os.chdir(folder)
-            write_subjects(Path("source"), "abcd")
+            write_subjects(Path("source"), "abcdefg")
             at_work, damages, completed = trial(COMMANDS[name], options.kills, moments)
             os.chdir("/")
         row = (name, options.kills, at_work, len(damages), completed)

@@ -37,8 +37,9 @@ def checked_dissimilarity(
             f"got {dissimilarity!r}"
         )
     for weight in weights.values():
-        # What comes from a YAML file may be anything.
-        number = isinstance(weight, int | float)  # pyright: ignore[reportUnnecessaryIsInstance]
+        # What comes from a YAML file may be anything. (A union of types breaks graphs on 3.10.)
+        kinds = (int, float)
+        number = isinstance(weight, kinds)  # pyright: ignore[reportUnnecessaryIsInstance]
         if not number or isinstance(weight, bool) or not 0 < weight < math.inf:
             raise ValueError(
                 f"the weights of {name} must be numbers above 0, got {dissimilarity!r}"

@@ -232,10 +232,10 @@ class FusedDescent(TensorFunction):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> Any:
         how, remade = ctx.options
-        sigma, couplings, temperature, *history = ctx.saved_tensors
+        sigma, couplings, temperature, *saved = ctx.saved_tensors
+        history = list(saved)  # PyTorch 2.8 makes tuples of such lists in its graphs
         if remade is None:
-            cost, filtered = history[-2:]
-            del history[-2:]
+            filtered, cost = history.pop(), history.pop()
         else:
             cost = filtered = remade.cost(last=False)
             if how.cost_filtering:
