@@ -42,7 +42,7 @@ PREPARE = [
     "prepare", "source", "--images", "image_*.nii.gz", "--labels", "label_*.nii.gz",
     "--spacing", "3", "--shape", "16", "16", "16",
 ]  # fmt: skip
-SPLITS = ["--train", "a,b", "--validation", "c,d", "--test", "a,b,c"]
+SPLITS = ["--train", "a,b", "--validation", "c,d", "--test", "e,f,g"]
 REPORTED = {"Warped.nii.gz", "1Warp.nii.gz", "Report.png"}
 _PATIENCE_S = 60.0
 
@@ -53,7 +53,7 @@ def _csv_rows(path: Path) -> None:
     assert len(widths) == 1, "rows of different lengths"
 
 
-# How a file of each kind is read to its end. (TensorBoard's events are a log that only grows.)
+# How a file of each kind is read to its end. (What Lightning's logger keeps is a log.)
 READERS: dict[str, Callable[[Path], object]] = {
     ".nii.gz": lambda path: (gzip.decompress(path.read_bytes()), volume(path)),
     ".json": lambda path: json.loads(path.read_text()),
@@ -62,7 +62,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     ".png": lambda path: Image.open(path).load(),
     ".mat": lambda path: loadmat(path),
     ".ckpt": lambda path: torch.load(path, weights_only=True),
-    ".yaml": lambda path: yaml.safe_load(path.read_text())["model"],
+    "config.yaml": lambda path: yaml.safe_load(path.read_text())["model"],
 }
 
 
@@ -234,7 +234,7 @@ def main() -> None:
     for name in options.commands or COMMANDS:
         with tempfile.TemporaryDirectory() as folder:
             os.chdir(folder)
-            write_subjects(Path("source"), "abcd")
+            write_subjects(Path("source"), "abcdefg")
             at_work, damages, completed = trial(COMMANDS[name], options.kills, moments)
             os.chdir("/")
         row = (name, options.kills, at_work, len(damages), completed)
