@@ -55,7 +55,7 @@ def _csv_rows(path: Path) -> None:
     assert len(widths) == 1, "rows of different lengths"
 
 
-# How a file of each kind is read to its end. (TensorBoard's events are a log that only grows.)
+# How a file of each kind is read to its end. (What Lightning's logger keeps is a log.)
 READERS: dict[str, Callable[[Path], object]] = {
     ".nii.gz": lambda path: (gzip.decompress(path.read_bytes()), volume(path)),
     ".json": lambda path: json.loads(path.read_text()),
@@ -65,7 +65,6 @@ READERS: dict[str, Callable[[Path], object]] = {
     ".mat": lambda path: loadmat(path),
     ".ckpt": lambda path: torch.load(path, weights_only=True),
     "config.yaml": lambda path: yaml.safe_load(path.read_text())["model"],
-    "hparams.yaml": lambda path: yaml.safe_load(path.read_text()),
 }
 
 

@@ -97,3 +97,17 @@ def test_each_file_and_folder_of_results_removes_what_was_left_beside_it(tmp_pat
     with all_or_none(tmp_path / "out") as folder:
         (folder / "b.txt").write_text("b")
     assert contents(tmp_path) == {"a.txt": b"a", "out": None, "out/b.txt": b"b"}
+
+
+def test_a_folder_that_cannot_be_made_leaves_nothing(tmp_path, monkeypatch):
+    mkdir = Path.mkdir
+
+    def full(path: Path, *arguments, **options):
+        if path.name == "files":
+            raise OSError(28, "No space left on device", str(path))
+        mkdir(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "mkdir", full)
+    with pytest.raises(OSError, match="No space"), temporary_folder(tmp_path):
+        pass
+    assert contents(tmp_path) == {}

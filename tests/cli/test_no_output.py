@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
+import numpy as np
 import pytest
 import torch
 from nibabel.nifti1 import Nifti1Image
@@ -128,3 +130,20 @@ def test_a_bug_is_not_hidden_as_bad_input(monkeypatch):
     monkeypatch.setattr(commands, "register", fail)
     with pytest.raises(RuntimeError, match="shapes"):
         main(["register", "fixed.nii.gz", "moving.nii.gz", "-o", "out/"])
+
+
+def test_what_the_system_refuses_is_told_with_its_file(refused, monkeypatch):
+    def fail(*_, **__):
+        raise OSError(30, "Read-only file system", "out")
+
+    monkeypatch.setattr(commands, "register", fail)
+    message = refused("register", "fixed.nii.gz", "moving.nii.gz", "-o", "out/")
+    assert message == "out: Read-only file system"
+
+
+def test_a_file_that_is_gone_while_it_is_read(refused, monkeypatch):
+    """Between its header and its voxels."""
+    gone = FileNotFoundError(2, "No such file or directory", "moving.nii.gz")
+    monkeypatch.setattr(np, "asanyarray", Mock(side_effect=gone))
+    message = refused("register", "fixed.nii.gz", "moving.nii.gz", "-o", "out/")
+    assert message == "fixed.nii.gz: the file was removed while it was read"

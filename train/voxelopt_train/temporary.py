@@ -48,6 +48,10 @@ def temporary_folder(parent: Path, name: str = "") -> Generator[Path]:
         files.mkdir()
     except FileExistsError:  # only where there are no locks
         raise InUseError from None
+    except OSError:
+        _remove(folder)
+        lock.release()
+        raise
     try:
         yield files
     finally:
