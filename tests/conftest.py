@@ -42,6 +42,8 @@ def triton_kernels(monkeypatch, request):
     pytest.importorskip("triton")
     if torch.cuda.is_available() or not native.available():
         pytest.skip("the interpreter is for machines without a GPU, but with a C++ compiler")
+    if torch.__version__ < "2.8":
+        pytest.skip("PyTorch before 2.8 lets nobody put kernels in the place of others")
     from voxelopt_layers import gpu
     from voxelopt_layers.gpu import assignment, matching, message_passing, warping
 

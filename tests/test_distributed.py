@@ -54,7 +54,7 @@ def test_gradients_are_those_of_one_process_with_the_same_pairs(folders):
     assert one.keys() == two.keys() and any("alpha" in name for name in one)
     largest = max(gradient.abs().max() for gradient in one.values())
     for name, gradient in one.items():
-        assert (gradient - two[name]).abs().max() < 2e-4 * largest, name
+        assert (gradient - two[name]).abs().max() < 5e-4 * largest, name
     assert largest > 1e-3
 
 

@@ -113,6 +113,9 @@ def test_gradients_reach_the_images_and_the_settings(gradient, shape, smooth_vel
     assert all(x.grad is not None and x.grad.any() for x in maps)
 
 
+@pytest.mark.skipif(
+    torch.__version__ < "2.8", reason="the graphs of older PyTorch do not hold the layer"
+)
 def test_the_preset_compiles_into_one_graph_with_gradients():
     fixed, moving = torch.rand(2, 1, 1, 12, 12)
     few = {"levels": 2, "warps_per_level": 1, "refinements": 1, "theta": (5.0, 1.5)}
