@@ -7,6 +7,7 @@ import torch
 from matplotlib.image import imread
 from nibabel.orientations import apply_orientation, inv_ornt_aff
 
+from voxelopt_train import picture
 from voxelopt_train.errors import InputError
 from voxelopt_train.grids import Grid
 from voxelopt_train.images import Image
@@ -72,9 +73,9 @@ def test_picture_is_of_the_world_and_not_of_the_array(tmp_path, scene: Scene):
         tmp_path / "turned.png", *turned(images, turn),
         stored_displacement(u, turn), other, turned(labels, turn),
     )  # fmt: skip
-    picture = imread(tmp_path / "turned.png")
-    assert picture.shape == expected.shape
-    assert np.abs(picture - expected).mean() < 1e-3
+    drawn = imread(tmp_path / "turned.png")
+    assert drawn.shape == expected.shape
+    assert np.abs(drawn - expected).mean() < 1e-3
     registration_picture(tmp_path / "wrong.png", *images, -u, entropy, labels)
     assert np.abs(imread(tmp_path / "wrong.png") - expected).mean() > 3e-3
 
@@ -90,6 +91,18 @@ def test_displacement_turns_as_the_affine_says(number):
     np.testing.assert_allclose(view.spacing, spacing)
     expected = np.stack([view.scalars(component) for component in world])
     np.testing.assert_allclose(view.vectors_mm(u), expected, rtol=1e-5)
+
+
+def test_a_large_grid_is_thinned_and_keeps_its_place(monkeypatch):
+    monkeypatch.setattr(picture, "_ENOUGH_VOXELS", 8)
+    grid = Grid((9, 17, 24), np.diag([1.0, 2.0, 5.0, 1]))
+    ramp = torch.stack(torch.meshgrid(*(torch.arange(float(n)) for n in grid.shape), indexing="ij"))
+    view = _View(Image(torch.rand(grid.shape) + 1, grid, "x"))
+    np.testing.assert_allclose(view.spacing, (1, 4, 15))
+    assert view.scalars(ramp[0]).shape == (9, 9, 8)
+    # A displacement keeps its length.
+    in_mm = ramp.numpy() * np.array([1, 2, 5]).reshape(3, 1, 1, 1)
+    np.testing.assert_allclose(view.vectors_mm(ramp[None]), in_mm[:, :, ::2, ::3])
 
 
 def test_left_is_right_and_front_is_up(tmp_path):

@@ -35,6 +35,7 @@ from voxelopt_train.picture_panels import (
 )
 
 _WIDTH_PX, _DPI, _LEFT_PX, _TOP_PX, _BOTTOM_PX, _GAP_PX = 1960, 100, 34, 40, 58, 5
+_ENOUGH_VOXELS = 256  # along an axis: a panel has no more pixels
 _BACKGROUND, _TEXT = "#0b0d10", "#d5dae0"
 # Title, what is drawn, and the colour bar with its unit.
 _Column = tuple[str, Draw, tuple[ScalarMappable, str] | None]
@@ -42,26 +43,37 @@ _ENDS = (("R", "L"), ("A", "P"), ("S", "I"))  # towards larger and smaller world
 
 
 class _View:
-    """Turns arrays of one grid to RAS and cuts them to the body."""
+    """Turns arrays of one grid to RAS and cuts them to the body.
+
+    Of a large grid every second voxel is taken, or fewer: the whole would be several times what a
+    registration holds, and not be seen.
+    """
 
     def __init__(self, fixed: Image) -> None:
+        steps = np.maximum(np.asarray(fixed.grid.shape) // _ENOUGH_VOXELS, 1)
+        self._thin = tuple(slice(None, None, int(step)) for step in steps)
         self._orientation = io_orientation(fixed.grid.affine)
         self._axes = self._orientation[:, 0].astype(int).argsort()  # array axis of each RAS axis
         self._flips = self._orientation[self._axes, 1]
-        self._array_spacing = np.asarray(fixed.grid.spacing)
-        self.spacing = self._array_spacing[self._axes]
+        self._voxel_mm = np.asarray(fixed.grid.spacing)
+        self.spacing = (self._voxel_mm * steps)[self._axes]
         self._box = (slice(None),) * 3
         self._box = body_box(self.scalars(fixed.data))
 
     def scalars(self, volume: Tensor) -> np.ndarray:
-        array = volume.detach().cpu().numpy()
+        array = volume[self._thin].detach().cpu().numpy()
         return apply_orientation(array, self._orientation)[self._box]
+
+    def percentiles(self, volume: Tensor) -> tuple[float, float]:
+        """What is shown as black and white where nothing else is asked for."""
+        low, high = np.percentile(volume[self._thin].numpy(), (1, 99.5))
+        return low, high
 
     def vectors_mm(self, displacement: Tensor) -> np.ndarray:
         """Displacement ``(1, 3, *shape)`` in voxels as ``(3, *box)`` in mm along RAS axes."""
         return np.stack(
             [
-                self.scalars(displacement[0, axis]) * flip * self._array_spacing[axis]
+                self.scalars(displacement[0, axis]) * flip * self._voxel_mm[axis]
                 for axis, flip in zip(self._axes, self._flips, strict=True)
             ]
         )
@@ -101,7 +113,7 @@ def registration_picture(
     for key, image, source in (
         ("fixed", fixed, fixed), ("moving", moving, moving), ("warped", warped, moving),
     ):  # fmt: skip
-        low, high = window or np.percentile(source.data.numpy(), (1, 99.5))
+        low, high = window or view.percentiles(source.data)
         gray[key] = ((view.scalars(image.data) - low) / max(high - low, 1e-6)).clip(0, 1)
     maps = [view.scalars(image.data) for image in labels] if labels else [None] * 3
     vectors = view.vectors_mm(displacement)

@@ -9,7 +9,8 @@ import torch
 from rich.console import Group
 from rich.table import Table
 
-from voxelopt_layers import compose, jacobian_determinant
+from voxelopt_layers import jacobian_determinant, sample
+from voxelopt_layers.displacement import identity_coordinates
 from voxelopt_train.label_metrics import Protocol
 from voxelopt_train.metrics import (
     Evaluation,
@@ -86,7 +87,7 @@ def make_report(
     jacobian = jacobian_determinant(displacement)
     inverse = mm_to_voxels(result.inverse_field.displacement_mm, result.inverse_field.grid)
     length = result.field.displacement_mm.norm(dim=1)
-    error = _inner_half(compose(displacement, inverse))
+    error = _inverse_error(displacement, inverse)
     error_mm = voxels_to_mm(error, result.fixed.grid).norm(dim=1)
     return Report(
         labels=_evaluations(result, protocol),
@@ -132,10 +133,16 @@ def _landmark_errors(result: Registration, landmarks: LandmarkPair) -> dict[str,
     }
 
 
-def _inner_half(displacement: torch.Tensor) -> torch.Tensor:
-    """Of each axis: the border maps to points that the grid does not hold."""
-    inner = (slice(n // 4, n - n // 4) for n in displacement.shape[2:])
-    return displacement[(..., *inner)]
+def _inverse_error(displacement: torch.Tensor, inverse: torch.Tensor) -> torch.Tensor:
+    """``compose(displacement, inverse)`` in the inner half of each axis, in voxels.
+
+    (The border maps to points that the grid does not hold.)
+    """
+    inner = [slice(n // 4, n - n // 4) for n in displacement.shape[2:]]
+    step = inverse[(..., *inner)]
+    first = step.new_tensor([half.start for half in inner]).reshape(1, -1, 1, 1, 1)
+    moved = identity_coordinates(step) + first + step
+    return step + sample(displacement, moved, boundary="border")
 
 
 def summary_table(report: Report) -> Group:
