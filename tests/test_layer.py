@@ -42,6 +42,9 @@ def test_forward_is_the_displacement_of_solve(smooth_velocity):
     torch.testing.assert_close(layer(fixed, moving), solution.displacement)
     torch.testing.assert_close(solution.levels[-1].displacement, solution.displacement)
     assert done == [1, 2, 3, 4, 5]
+    leaner = layer.solve(fixed, moving, velocities=False)
+    torch.testing.assert_close(leaner.inverse, solution.inverse)
+    assert not any(level.velocities for level in leaner.levels)
     shapes = [level.shape for level in solution.levels]
     assert shapes == pyramid_shapes((20, 24), 5)
     assert shapes == [(5, 6), (5, 6), (5, 6), (10, 12), (20, 24)]

@@ -203,7 +203,7 @@ class VoxelOptLayer(nn.Module):
         Returns:
             ``(B, d, *spatial)`` in voxels: ``warped(x) = moving(x + u(x))``.
         """
-        return self.solve(fixed, moving, inverse=False, **options).displacement
+        return self.solve(fixed, moving, inverse=False, velocities=False, **options).displacement
 
     def solve(
         self,
@@ -214,6 +214,7 @@ class VoxelOptLayer(nn.Module):
         moving_mask: Tensor | None = None,
         initial_displacement: Tensor | None = None,
         inverse: bool = True,
+        velocities: bool = True,
         progress: Callable[[int], None] | None = None,
     ) -> Solution:
         """Register and return all that was found on the way.
@@ -228,6 +229,8 @@ class VoxelOptLayer(nn.Module):
             initial_displacement: ``(B, d, *spatial)`` in voxels, to start from; its own inverse is
                 that of `invert`.
             inverse: compose the inverse displacement too, from the negated velocities.
+            velocities: keep those of all warps, d numbers per voxel each: with many refinements
+                that is more than a cost volume.
             progress: called with the number of levels done after each.
 
         Returns:
@@ -258,7 +261,8 @@ class VoxelOptLayer(nn.Module):
                 start = self._upsample(initial, shape, exact=True)
                 (f, f_mask), (m, m_mask) = (pyramid[number] for pyramid in pyramids)
                 maps, last = ((f, m), (f_mask, m_mask)), number == len(shapes) - 1
-                level, u_inverse = self._solve_level(*maps, start, u, u_inverse, last, inverse)
+                wanted = inverse, velocities
+                level, u_inverse = self._solve_level(*maps, start, u, u_inverse, last, *wanted)
                 u = level.displacement
                 levels.append(level)
                 if progress is not None:
@@ -278,10 +282,11 @@ class VoxelOptLayer(nn.Module):
         u_inverse: Tensor | None,
         last: bool,
         inverse: bool,
+        velocities: bool,
     ) -> tuple[Level, Tensor | None]:
         """The warps of one level, from the displacement before it and its inverse."""
         dissimilarity = self.dissimilarity if last else self.coarse_dissimilarity
-        velocities: list[Tensor] = []
+        kept: list[Tensor] = []
         entropy, sigma = None, None
         for warp in range(self.warps_per_level + (self.refinements if last else 0)):
             cost_of = partial(self._cost, *features, *masks, _compose(start, u), dissimilarity)
@@ -298,12 +303,13 @@ class VoxelOptLayer(nn.Module):
                 sigma = self.solver.sigma(entropy) if sigma is None else sigma
                 velocity = self.solver.refine(cost_of(star=True)[0], sigma, u)
                 squarings = min(self.integration_steps, SQUARINGS)
-            velocities.append(velocity)
+            if velocities:
+                kept.append(velocity)
             u = _compose(u, exponentiate(velocity, squarings))
             if inverse:
                 u_inverse = _compose(exponentiate(-velocity, squarings), u_inverse)
         assert u is not None and entropy is not None
-        return Level(tuple(velocities), u, entropy), u_inverse
+        return Level(tuple(kept), u, entropy), u_inverse
 
     def _cost(
         self,

@@ -11,7 +11,7 @@ from torch import Tensor
 class Level:
     """One pyramid level: in voxels of its own grid, ``shape``."""
 
-    velocities: tuple[Tensor, ...]  # (B, d, *shape), one for each warp of the level
+    velocities: tuple[Tensor, ...]  # (B, d, *shape), one for each warp, where asked for
     displacement: Tensor  # (B, d, *shape), composed of all velocities up to here
     entropy: Tensor  # (B, 1, *shape), nats, of the level's last cost volume
 

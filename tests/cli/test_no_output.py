@@ -107,20 +107,21 @@ def test_interruption_while_working(refused, monkeypatch, command):
 
 
 @pytest.mark.parametrize(
-    "error",
+    ("error", "lever"),
     [
-        MemoryError(),
-        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB"),
-        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        (MemoryError(), "--spacing"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB"), "--spacing"),
+        (torch.OutOfMemoryError("CUDA out of memory."), "cost_dtype), and, in training, checkp"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes"), "--spacing"),
     ],
 )
-def test_out_of_memory_says_what_to_do(refused, monkeypatch, error):
+def test_out_of_memory_says_what_to_do(refused, monkeypatch, error, lever):
     def fail(*_, **__):
         raise error
 
     monkeypatch.setattr(commands, "register", fail)
     message = refused("register", "fixed.nii.gz", "moving.nii.gz", "-o", "out/")
-    assert "not enough memory" in message and "--spacing" in message
+    assert "not enough memory" in message and lever in message
 
 
 def test_a_bug_is_not_hidden_as_bad_input(monkeypatch):

@@ -11,6 +11,10 @@ from typing import Any
 import torch
 
 _NO_MEMORY = "not enough memory for this grid; a coarser one takes less (--spacing MM)"
+_NO_GPU_MEMORY = (
+    "not enough memory on the GPU: a coarser grid takes less (--spacing MM), so do cost volumes "
+    "in half precision (cost_dtype), and, in training, checkpointed gradients and smaller batches"
+)
 
 
 class InputError(ValueError):
@@ -54,8 +58,10 @@ def sentence(error: Exception) -> str | None:
         return f"{error.filename}: {error.strerror}"
     if isinstance(error, InputError | OSError):
         return " ".join(str(error).split())
+    if isinstance(error, torch.OutOfMemoryError):
+        return _NO_GPU_MEMORY
     # What the CPU allocator raises has no class of its own.
     of_allocator = isinstance(error, RuntimeError) and "allocate memory" in str(error)
-    if of_allocator or isinstance(error, torch.OutOfMemoryError | MemoryError):
+    if of_allocator or isinstance(error, MemoryError):
         return _NO_MEMORY
     return None

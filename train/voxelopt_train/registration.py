@@ -26,6 +26,7 @@ from voxelopt_train.errors import InputError
 from voxelopt_train.grids import Grid, bounding_box_overlap, working_grid
 from voxelopt_train.images import Image, ImageLike, read_image
 from voxelopt_train.label_maps import LabelMaps, read_label_pair, read_mask, warp_label_maps
+from voxelopt_train.memory_estimate import check_memory
 from voxelopt_train.resampling import resample
 from voxelopt_train.transforms import (
     AffineTransform,
@@ -37,6 +38,7 @@ from voxelopt_train.transforms import (
 
 # What is matched, and the settings that measured best with it: a preset, or the layer's defaults.
 ENCODERS: dict[str, str | None] = {"raw": "intensity", "mind": None}
+_CHANNELS = {"raw": 1, "mind": 12}
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +115,8 @@ def register(
         A `Registration`.
 
     Raises:
-        InputError: an input cannot be used; the message says which, and why.
+        InputError: an input cannot be used; the message says which, and why. Or it takes more
+            memory than there is; the message says which spacing would fit.
     """
     report = progress or (lambda stage: None)
     check_window(window)
@@ -133,6 +136,9 @@ def register(
     if layer is None:
         layer = VoxelOptLayer(**best_settings(encoder))
     net = RegistrationNet(_encoder(encoder, window), layer)
+    if isinstance(encoder, str):  # what other encoders take, nobody knows
+        channels = _CHANNELS[encoder]
+        check_memory(fixed_image.grid, grid, layer, channels, torch.device(device))
     net = copy.deepcopy(net).to(device).eval()  # the caller's modules stay as they are
     report("initial alignment")
     alignment = initial_alignment(fixed_image, moving_image, initial)
@@ -201,7 +207,11 @@ def _solve(
         features = net.features(*images)
         report(names[0])
         solution = net.solve_features(
-            *features, shape, **masks, progress=lambda done: report(names[done])
+            *features,
+            shape,
+            **masks,
+            velocities=False,
+            progress=lambda done: report(names[done]),
         )
     assert solution.inverse is not None
     if not solution.displacement.isfinite().all():

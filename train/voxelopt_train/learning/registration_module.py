@@ -105,9 +105,9 @@ class RegistrationModule(lightning.LightningModule):
     def solve(self, batch: Batch) -> Solution:
         """Register a batch, from its feature maps where it has them, else through the encoder."""
         if not both_have(batch, "features"):
-            return self.net.solve(batch["fixed"], batch["moving"])
+            return self.net.solve(batch["fixed"], batch["moving"], velocities=False)
         features = batch["fixed_features"], batch["moving_features"]
-        return self.net.solve_features(*features, batch["fixed"].shape[2:])
+        return self.net.solve_features(*features, batch["fixed"].shape[2:], velocities=False)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         of_layer = set(self.net.layer.parameters())
