@@ -242,7 +242,7 @@ def markups(**changes) -> dict:
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("a.csv", None, "a.csv cannot be read: No such file"),
+        ("a.csv", None, "a.csv: there is no such file"),
         ("a.csv", "", "the file is empty"),
         ("a.csv", "x,y,z\n", "there are no points"),
         ("a.csv", "i,j,k\n1,2,3\n", "no column x in the header i,j,k"),

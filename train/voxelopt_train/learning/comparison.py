@@ -20,6 +20,7 @@ from voxelopt_train.comparison import Comparison
 from voxelopt_train.configs import find_config
 from voxelopt_train.errors import InputError
 from voxelopt_train.files import check_writable
+from voxelopt_train.input_files import read_text
 from voxelopt_train.learning.training_cli import run_training
 from voxelopt_train.tables import ResultTable
 
@@ -100,7 +101,10 @@ def _check_row(row: str, config: Path) -> dict[str, Any]:
 
 def _model(config: Path) -> dict[str, Any]:
     """What a YAML file says of the model; nothing where it is about other things."""
-    content = yaml.safe_load(config.read_text(encoding="utf-8"))
+    try:
+        content = yaml.safe_load(read_text(config, str(config)))
+    except yaml.YAMLError as error:
+        raise InputError(f"{config}: this is no YAML file that can be read") from error
     model = content.get("model") if isinstance(content, dict) else None
     return model if isinstance(model, dict) else {}
 
