@@ -87,12 +87,11 @@ class ResultTable:
         Raises:
             InputError: there is no such file, or it is another kind of file.
         """
+        text = read_text(path, str(path))
         try:
-            stored = json.loads(read_text(path, str(path)))
+            stored = json.loads(text)
             names = {int(label): name for label, name in stored["label_names"].items()}
             return cls(stored["protocol"], [_pair(row) for row in stored["pairs"]], names)
-        except InputError:
-            raise
         except (RecursionError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{path} is no table of results that this program wrote") from error
 

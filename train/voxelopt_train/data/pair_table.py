@@ -81,10 +81,9 @@ def read_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
 
 def read_json(path: Path) -> Any:
     """The content of a JSON file, or InputError."""
+    text = read_text(path, str(path))
     try:
-        return json.loads(read_text(path, str(path)))
-    except InputError:
-        raise
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: this is no JSON file that can be read") from error
 

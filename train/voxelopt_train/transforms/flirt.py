@@ -53,13 +53,10 @@ def read_flirt(path: Path, fixed: Grid, moving: Grid) -> AffineTransform:
             the header of an image contradicts itself.
     """
     name = f"transform {path}"
+    text = read_text(path, name, "latin-1")  # in which all bytes are letters
     try:
-        rows = [
-            line.split() for line in read_text(path, name, "ascii").splitlines() if line.strip()
-        ]
+        rows = [line.split() for line in text.splitlines() if line.strip()]
         matrix = np.array(rows, dtype=np.float64)
-    except InputError:
-        raise
     except ValueError:
         matrix = np.empty(0)
     if matrix.shape != (4, 4):
