@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 from nibabel.nifti1 import Nifti1Image
 
+from voxelopt_train.phantom import Pair
+
 AFFINE = np.diag([8.0, 8.0, 8.0, 1.0])
 ALWAYS = {"Warped.nii.gz", "1Warp.nii.gz", "Report.png", "Report.json"}
 EXTRAS = {"1InverseWarp.nii.gz", "Entropy.nii.gz", "Jacobian.nii.gz", "LogJacobian.nii.gz"}
@@ -17,6 +19,13 @@ LABELS = ["--fixed-labels", "fixed_labels.nii.gz", "--moving-labels", "moving_la
 QUICK = ["--features", "raw", "--layer.levels", "2"]
 
 Run = Callable[..., tuple[int, str, str]]
+
+
+def write_pair(pair: Pair) -> None:
+    """Two images and their label maps, in the current folder."""
+    for name in ("fixed", "moving", "fixed_labels", "moving_labels"):
+        image = getattr(pair, name)
+        Nifti1Image(image.data.numpy(), image.grid.affine).to_filename(f"{name}.nii.gz")
 
 
 def sentence(err: str) -> str:

@@ -41,11 +41,11 @@ def check_nifti(path: str | Path, name: str) -> None:
         return
     header_file = str(files.get("header", files["image"]).filename)
     data_file = str(files["image"].filename)
+    for file in {header_file, data_file} - {str(path)}:
+        check_file(file, f"{name}: {file}")
     header = _raw_header(header_file)
     if header is None:
         return
-    if data_file != header_file:
-        check_file(data_file, f"{name}: {data_file}")
     shape, dtype = _declared(header, name)
     offset = _offset(header, name)
     _check_size(data_file, offset, shape, dtype, name)
@@ -61,7 +61,8 @@ def _raw_header(file: str) -> AnalyzeHeader | None:
         block = opened.read(_LONGEST)
     for kind in _KINDS:
         if kind.may_contain_header(block):
-            return kind(block[: kind.sizeof_hdr], check=False)
+            order = "<" if int.from_bytes(block[:4], "little") == kind.sizeof_hdr else ">"
+            return kind(block[: kind.sizeof_hdr], order, check=False)
     return None
 
 
@@ -76,7 +77,7 @@ def _declared(header: AnalyzeHeader, name: str) -> tuple[tuple[int, ...], np.dty
     code, bits = int(header["datatype"]), int(header["bitpix"])
     try:
         dtype = header.get_data_dtype()
-    except HeaderDataError as error:
+    except (HeaderDataError, KeyError) as error:
         raise _damaged(name, f"there is no datatype {code}") from error
     if bits not in (0, 8 * dtype.itemsize):
         raise _damaged(name, f"datatype {code} is {dtype}, bitpix is {bits}")
