@@ -34,11 +34,18 @@ def sentence(err: str) -> str:
 
 
 def contents(folder: Path) -> dict[str, bytes | None]:
-    """All files and folders below, hidden ones too, with what the files hold."""
-    return {
-        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
-        for path in folder.rglob("*")
-    }
+    """All files and folders below, hidden ones too, with what the files hold.
+
+    (Of a file that only pretends to be large, its length.)
+    """
+
+    def content(path: Path) -> bytes | None:
+        if not path.is_file():
+            return None
+        size = path.stat().st_size
+        return path.read_bytes() if size < 2**28 else str(size).encode()
+
+    return {str(path.relative_to(folder)): content(path) for path in folder.rglob("*")}
 
 
 def names(folder: str | Path) -> set[str]:

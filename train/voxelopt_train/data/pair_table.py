@@ -121,6 +121,9 @@ def _checked(row: dict[Any, Any], place: str, columns: Sequence[str]) -> dict[st
     for side in ("fixed", "moving"):
         if not values.get(side):
             raise InputError(f"{place}: no {side} image is given")
+    for column, value in values.items():
+        if "\0" in value:
+            raise InputError(f"{place}: the {column} has a zero byte, which no name of a file has")
     return values
 
 

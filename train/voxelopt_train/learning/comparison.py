@@ -12,15 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from jsonargparse import Namespace
 from rich.console import Console
 
 from voxelopt_train.comparison import Comparison
-from voxelopt_train.configs import find_config
+from voxelopt_train.configs import find_config, read_settings
 from voxelopt_train.errors import InputError
 from voxelopt_train.files import check_writable
-from voxelopt_train.input_files import read_text
 from voxelopt_train.learning.training_cli import run_training
 from voxelopt_train.tables import ResultTable
 
@@ -101,11 +99,7 @@ def _check_row(row: str, config: Path) -> dict[str, Any]:
 
 def _model(config: Path) -> dict[str, Any]:
     """What a YAML file says of the model; nothing where it is about other things."""
-    try:
-        content = yaml.safe_load(read_text(config, str(config)))
-    except yaml.YAMLError as error:
-        raise InputError(f"{config}: this is no YAML file that can be read") from error
-    model = content.get("model") if isinstance(content, dict) else None
+    model = read_settings(config, str(config)).get("model")
     return model if isinstance(model, dict) else {}
 
 
