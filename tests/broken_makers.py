@@ -203,7 +203,7 @@ def mat_that_declares(rows: int) -> Write:
 
 def mat_bomb(path: Path) -> None:
     """MATLAB 5: compressed."""
-    savemat(path, {"AffineTransform_double_3_3": np.zeros((GB // 128, 1))}, do_compression=True)
+    savemat(path, {"AffineTransform_double_3_3": np.zeros((GB // 512, 1))}, do_compression=True)
 
 
 def h5(write: Callable[[h5py.Group], object]) -> Write:

@@ -207,7 +207,7 @@ OTHERS: Mapping[str, Mapping[str, tuple[str, Write, str]]] = {
         "no YAML": ("a.yaml", holding("spacing: [3\n"), "no YAML file that can be read, see line"),
         "tabs": ("a.yaml", holding("layer:\n\tlevels: 3\n"), "see line 2"),
         "a list": ("a.yaml", holding("- 3\n"), "expected settings, as spacing: 3, got a list"),
-        "deep": ("a.yaml", holding("[" * 9999), "no YAML file that can be read"),
+        "deep": ("a.yaml", holding("[" * 1500), "no YAML file that can be read"),
         "itself": ("a.yaml", holding("layer: &a [*a]"), "its references make more"),
         "an unknown setting": ("a.yaml", holding("colour: red\n"), "colour"),
         "a setting of another type": ("a.yaml", holding("spacing: wide\n"), "--spacing: expected"),
