@@ -135,7 +135,7 @@ def test_unusable_matrix(tmp_path, content, says):
 
 def test_matrix_that_is_none_or_has_no_images(tmp_path):
     path = tmp_path / "a.mat"
-    with pytest.raises(InputError, match="cannot be read, No such file"):
+    with pytest.raises(InputError, match="there is no such file"):
         read_transform(f"fsl:{path}", FIXED, MOVING)
     write_transform(path, [some_affine()])
     with pytest.raises(InputError, match="expected a matrix of FLIRT"):

@@ -102,7 +102,7 @@ def test_writing_is_all_or_none(tmp_path):
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"pairs": 3, "label_names": []}'])
 def test_another_file_is_refused_with_its_name(tmp_path, content):
     path = tmp_path / "other.json"
-    with pytest.raises(InputError, match=r"other\.json cannot be read: No such file"):
+    with pytest.raises(InputError, match=r"other\.json: there is no such file"):
         ResultTable.read(path)
     path.write_text(content)
     with pytest.raises(InputError, match=r"other\.json is no table of results"):

@@ -222,7 +222,7 @@ TWICE = SHORT + SHORT.removeprefix(HEADER)
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("a.mat", None, "No such file"),
+        ("a.mat", None, "no such file"),
         ("a.nii.gz", None, "no such file"),
         ("a.tfm", SPLINE, "cannot use BSplineTransform_double_3_3"),
         ("a.txt", FLAT, "cannot use Euler2DTransform_double_2_2"),

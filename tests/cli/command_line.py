@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 from nibabel.nifti1 import Nifti1Image
 
+from voxelopt_train.phantom import Pair
+
 AFFINE = np.diag([8.0, 8.0, 8.0, 1.0])
 ALWAYS = {"Warped.nii.gz", "1Warp.nii.gz", "Report.png", "Report.json"}
 EXTRAS = {"1InverseWarp.nii.gz", "Entropy.nii.gz", "Jacobian.nii.gz", "LogJacobian.nii.gz"}
@@ -19,17 +21,31 @@ QUICK = ["--features", "raw", "--layer.levels", "2"]
 Run = Callable[..., tuple[int, str, str]]
 
 
+def write_pair(pair: Pair) -> None:
+    """Two images and their label maps, in the current folder."""
+    for name in ("fixed", "moving", "fixed_labels", "moving_labels"):
+        image = getattr(pair, name)
+        Nifti1Image(image.data.numpy(), image.grid.affine).to_filename(f"{name}.nii.gz")
+
+
 def sentence(err: str) -> str:
     assert err.startswith("voxelopt: ") and err.endswith("\n") and err.count("\n") == 1, err
     return err.removeprefix("voxelopt: ").removeprefix("error: ")[:-1]
 
 
 def contents(folder: Path) -> dict[str, bytes | None]:
-    """All files and folders below, hidden ones too, with what the files hold."""
-    return {
-        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
-        for path in folder.rglob("*")
-    }
+    """All files and folders below, hidden ones too, with what the files hold.
+
+    (Of a file that only pretends to be large, its length.)
+    """
+
+    def content(path: Path) -> bytes | None:
+        if not path.is_file():
+            return None
+        size = path.stat().st_size
+        return path.read_bytes() if size < 2**28 else str(size).encode()
+
+    return {str(path.relative_to(folder)): content(path) for path in folder.rglob("*")}
 
 
 def names(folder: str | Path) -> set[str]:

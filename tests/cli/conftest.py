@@ -6,12 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from nibabel.nifti1 import Nifti1Image
 
 from command_line import (
     Run,
     contents,
     sentence,
+    write_pair,
 )
 from voxelopt_train import outputs
 from voxelopt_train.cli import main
@@ -27,9 +27,7 @@ def pair() -> Pair:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pair: Pair) -> Path:
     """The current folder, with a pair of images and label maps."""
     monkeypatch.chdir(tmp_path)
-    for name in ("fixed", "moving", "fixed_labels", "moving_labels"):
-        image = getattr(pair, name)
-        Nifti1Image(image.data.numpy(), image.grid.affine).to_filename(f"{name}.nii.gz")
+    write_pair(pair)
     return tmp_path
 
 

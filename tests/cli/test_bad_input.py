@@ -9,75 +9,27 @@ import pytest
 from nibabel.nifti1 import Nifti1Image
 
 from command_line import (
-    AFFINE,
     LABELS,
 )
 from voxelopt_train import commands
 from voxelopt_train.transforms import AffineTransform, transform_file, write_affine
 
-
-def write_bad_file(kind: str) -> str:
-    array = np.random.default_rng(0).normal(size=(8, 7, 6)).astype(np.float32)
-    affine, name = AFFINE, f"{kind.replace(' ', '_')}.nii.gz"
-    if kind == "folder":
-        Path(name).mkdir()
-    elif kind == "truncated":
-        whole = Path("fixed.nii.gz").read_bytes()
-        Path(name).write_bytes(whole[: len(whole) // 2])
-    elif kind == "truncated, not compressed":
-        name = "truncated.nii"
-        Nifti1Image(array, affine).to_filename(name)
-        Path(name).write_bytes(Path(name).read_bytes()[:-200])
-    elif kind == "text":
-        Path(name).write_text("no image\n")
-    elif kind == "empty":
-        Path(name).touch()
-    elif kind != "missing":
-        if kind == "4-D":
-            array = np.stack([array, array], axis=-1)
-        elif kind == "colour":
-            array = np.zeros(array.shape, dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
-        elif kind == "singular":
-            affine = np.diag([8.0, 0.0, 8.0, 1.0])
-        else:
-            array[3, 3, 3] = float(kind)
-        image = Nifti1Image(array, None)
-        image.set_sform(affine, code=1)
-        image.to_filename(name)
-    return name
-
-
-BAD_FILES = {
-    "missing": "there is no such file",
-    "folder": "this is a folder",
-    "truncated": "truncated or damaged",
-    "truncated, not compressed": "truncated or damaged",
-    "text": "not a NIfTI image, or a damaged one",
-    "empty": "not a NIfTI image, or a damaged one",
-    "4-D": "expected a single 3-D volume, got shape (8, 7, 6, 2)",
-    "colour": "this is a colour image",
-    "nan": "NaN or infinite",
-    "inf": "NaN or infinite",
-    "singular": "the affine is singular",
-}
 ROLES = {
-    "fixed": ["register", "BAD", "moving.nii.gz", "-o", "out/"],
-    "moving": ["register", "fixed.nii.gz", "BAD", "-o", "out/new/a_"],
-    "labels": [
-        "register", "fixed.nii.gz", "moving.nii.gz", "-o", "out/",
-        "--fixed-labels", "BAD", "--moving-labels", "moving_labels.nii.gz",
-    ],
-    "image": ["apply", "BAD", "-r", "fixed.nii.gz", "-o", "out/a.nii.gz"],
-    "reference": ["apply", "moving.nii.gz", "-r", "BAD", "-o", "out/a.nii.gz"],
-}  # fmt: skip
+    "fixed image": "register BAD moving.nii.gz -o out/",
+    "moving image": "register fixed.nii.gz BAD -o out/new/a_",
+    "fixed labels": "register fixed.nii.gz moving.nii.gz -o out/ --fixed-labels BAD "
+    "--moving-labels moving_labels.nii.gz",
+    "moving mask": "register fixed.nii.gz moving.nii.gz -o out/ --moving-mask BAD",
+    "image": "apply BAD -r fixed.nii.gz -o out/a.nii.gz",
+    "reference": "apply moving.nii.gz -r BAD -o out/a.nii.gz",
+}
 
 
 @pytest.mark.parametrize("role", ROLES)
-@pytest.mark.parametrize("kind", BAD_FILES)
-def test_bad_file(refused, kind, role):
-    name = write_bad_file(kind)
-    message = refused(*[name if a == "BAD" else a for a in ROLES[role]])
-    assert name in message and BAD_FILES[kind] in message
+def test_a_message_names_the_role_of_a_file(refused, role):
+    """What can be wrong with files is in test_broken_files."""
+    message = refused(*ROLES[role].replace("BAD", "missing.nii.gz").split())
+    assert message == f"{role} missing.nii.gz: there is no such file"
 
 
 @pytest.mark.parametrize(

@@ -102,6 +102,25 @@ def test_two_at_a_time_and_what_a_killed_one_leaves(program, run):
     assert names("out") == {"a", "b", *TABLES}
 
 
+@pytest.mark.usefixtures("in_this_process")
+def test_of_a_folder_too_and_links_to_nowhere_are_cases(run, monkeypatch):
+    Path("scans").mkdir()
+    for row in pairs("a", "gone"):
+        Path(row["moving"]).rename(f"scans/{row['moving']}")
+    Path("scans/nowhere.nii.gz").symlink_to("nothing.nii.gz")
+    read = one_case.register
+
+    def register(*arguments: Any, **options: Any) -> Registration:
+        Path("scans/gone.nii.gz").unlink(missing_ok=True)
+        return read(*arguments, **options)
+
+    monkeypatch.setattr(one_case, "register", register)
+    assert run(*COHORT, "fixed.nii.gz", "scans")[0] == 2
+    errors = {case: row["error"] for case, row in rows_of("out/results.csv").items()}
+    says = "moving image scans/{}.nii.gz: there is no such file"
+    assert errors == {"a": "", **{case: says.format(case) for case in ("gone", "nowhere")}}
+
+
 def test_a_case_that_does_not_end_in_time(run, monkeypatch):
     def in_workers(*arguments: object) -> Iterator[tuple[int, workers.TookLonger]]:
         limit_s = arguments[-1]

@@ -58,7 +58,7 @@ def tables(folder: Path) -> None:
         ("--pairs good.csv -o out --fixed-labels fixed_labels.nii.gz", "are columns of the table"),
         ("--pairs good.csv -o out --moving-mask m.nii.gz", "--moving-mask: with --pairs"),
         ("--pairs missing.csv -o out", "missing.csv: there is no such file"),
-        ("--pairs fixed.nii.gz -o out", "fixed.nii.gz: this is no CSV file that can be read"),
+        ("--pairs fixed.nii.gz -o out", "fixed.nii.gz: this is no text file that can be read"),
         ("--pairs missing.json -o out", "missing.json: there is no such file"),
         ("--pairs object.json -o out", "expected a list of pairs, each with the keys fixed and"),
         ("--pairs more.csv -o out", "unknown column age, expected fixed, moving, fixed_labels"),

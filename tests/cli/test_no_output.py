@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from unittest.mock import Mock
 
-import numpy as np
 import pytest
 import torch
 from nibabel.nifti1 import Nifti1Image
@@ -15,7 +14,7 @@ from nibabel.nifti1 import Nifti1Image
 from command_line import (
     QUICK,
 )
-from voxelopt_train import commands, outputs
+from voxelopt_train import commands, images, outputs
 from voxelopt_train.cli import main
 
 
@@ -145,6 +144,6 @@ def test_what_the_system_refuses_is_told_with_its_file(refused, monkeypatch):
 def test_a_file_that_is_gone_while_it_is_read(refused, monkeypatch):
     """Between its header and its voxels."""
     gone = FileNotFoundError(2, "No such file or directory", "moving.nii.gz")
-    monkeypatch.setattr(np, "asanyarray", Mock(side_effect=gone))
+    monkeypatch.setattr(images, "ImageOpener", Mock(side_effect=gone))
     message = refused("register", "fixed.nii.gz", "moving.nii.gz", "-o", "out/")
     assert message == "fixed.nii.gz: the file was removed while it was read"

@@ -144,7 +144,7 @@ def test_points_that_a_field_does_not_reach_are_told(run, no_picture):
     [
         ("points", "arguments are required: points"),
         ("points a.csv", "nothing to do: give --output, --moving-points or both"),
-        ("points absent.csv -o out/b.csv", "absent.csv cannot be read"),
+        ("points absent.csv -o out/b.csv", "absent.csv: there is no such file"),
         ("points a.csv -o out/b.txt", "expected a file of points, .csv, .mrk.json or .fcsv"),
         ("points a.csv -o a.csv", "a.csv would be overwritten"),
         ("points b.csv --moving-points a.csv -o a.csv", "a.csv would be overwritten"),

@@ -162,6 +162,27 @@ def test_a_run_goes_on_where_it_was(source, tmp_path, monkeypatch):
     np.testing.assert_allclose(np.diag(affine_of(output / "images/03.nii.gz"))[:3], 2.5)
 
 
+def test_the_others_go_on_without_a_file_that_is_gone_by_the_time_it_is_read(source, tmp_path):
+    cohort, out = cohort_of(source), tmp_path / "out"
+    label = (source / "label_02.nii.gz").rename(tmp_path / "label_02.nii.gz")
+    says = r"1 of 3 subjects cannot be read, the other 2 are prepared: 02, .*label_02.nii.gz: there"
+    with pytest.raises(InputError, match=says):
+        prepare(cohort, out, SMALL)
+    assert {path.stem for path in out.glob("records/*")} == {"01", "03"}
+    assert not (out / "manifest.json").exists()
+    label.rename(source / "label_02.nii.gz")
+    assert prepare(cohort, out, SMALL).skipped == ["01", "03"]
+
+
+def test_of_several_subjects_that_cannot_be_read_the_first_says_why(source, tmp_path):
+    for name in ("01", "03"):
+        (source / f"image_{name}.nii.gz").write_text("no image")
+    with pytest.raises(
+        InputError, match=r"2 of 3 .* prepared: 01 \(as 03\), .*image_01.nii.gz: not"
+    ):
+        prepare(cohort_of(source), tmp_path / "out", SMALL)
+
+
 def test_the_manifest_says_what_was_made(source, tmp_path):
     lines = [f"image_{a}.nii.gz,image_{b}.nii.gz,{s}" for a, b, s in [
         ("01", "02", "train"), ("03", "01", "test")]]  # fmt: skip

@@ -28,9 +28,10 @@ def check_writable(folder: Path) -> None:
 
 def check_kept(inputs: Iterable[object], outputs: Iterable[Path]) -> None:
     """Raise InputError where a result would take the place of one of the files it is made from."""
-    targets = {path.resolve() for path in outputs}
+    # (Path.resolve raises on links in a circle.)
+    targets = {os.path.realpath(path) for path in outputs}
     for path in inputs:
-        if isinstance(path, str | Path) and Path(path).resolve() in targets:
+        if isinstance(path, str | Path) and os.path.realpath(path) in targets:
             raise InputError(f"{path} would be overwritten by a result, choose another --output")
 
 

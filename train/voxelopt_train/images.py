@@ -1,20 +1,30 @@
 """Images and label maps in, NIfTI files out; what can be wrong with a file is said here.
 
-(What can be wrong with its header, in `voxelopt_train.headers`.)
+(What can be wrong with its header, in `voxelopt_train.headers` and `voxelopt_train.nifti_files`.)
 """
 
 from __future__ import annotations
 
+import io
+import logging
+import math
 import zlib
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
+from nibabel import imageglobals
+from nibabel.arrayproxy import ArrayProxy, is_proxy
 from nibabel.filebasedimages import ImageFileError
 from nibabel.loadsave import load
 from nibabel.nifti1 import Nifti1Image
+from nibabel.openers import ImageOpener
 from nibabel.spatialimages import HeaderDataError, SpatialImage
+from nibabel.volumeutils import apply_read_scaling, array_from_file
 from numpy.typing import ArrayLike
 from torch import Tensor
 
@@ -22,12 +32,16 @@ from voxelopt_train.errors import InputError
 from voxelopt_train.files import atomic_output
 from voxelopt_train.grids import Grid
 from voxelopt_train.headers import check_affine, forms_apart_mm, grid_of
+from voxelopt_train.input_files import check_file, check_fits
+from voxelopt_train.nifti_files import check_nifti
 from voxelopt_train.nifti_names import check_nifti_name, is_nifti
 
 ImageLike = str | Path | SpatialImage | tuple[ArrayLike, ArrayLike]
 
 # What nibabel, gzip and mmap raise on files that are cut short or hold something else.
 _UNREADABLE = (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, zlib.error)
+_BYTES = 4  # of a voxel of ours, float32 or int32
+_AFTER_VOXELS = 2**20  # bytes that may follow them
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,12 +75,13 @@ def read_image(source: ImageLike, name: str, labels: bool = False) -> Image:
     Raises:
         InputError: the source is missing, damaged, no image, more than one volume, in colour,
             complex or empty, not in millimetres, has NaN or infinite voxels or a singular affine,
-            or its labels are not whole numbers.
+            its labels are not whole numbers, or it would not fit into memory.
     """
     if isinstance(source, tuple):
-        array, affine = _single_volume(np.asarray(source[0]), name), np.array(source[1], np.float64)
+        array, affine = np.asarray(source[0]), np.array(source[1], np.float64)
+        _check_single(array.shape, array.dtype, name)
         check_affine(affine, name)
-        nx, ny, nz = array.shape
+        nx, ny, nz = (*array.shape, 1)[:3]
         grid = Grid((nx, ny, nz), affine)
     else:
         if isinstance(source, SpatialImage):
@@ -75,7 +90,10 @@ def read_image(source: ImageLike, name: str, labels: bool = False) -> Image:
         else:
             volume = load_volume(source, name)
             name = str(source)
-        array, grid = _single_volume(voxels(volume, name), name), grid_of(volume, name)
+        dtype = getattr(volume.dataobj, "dtype", volume.get_data_dtype())
+        _check_single(volume.shape, dtype, name)
+        grid, array = grid_of(volume, name), voxels(volume, name)
+    array = array.reshape(grid.shape)
     data = _as_labels(array, name) if labels else _as_intensities(array, name)
     return Image(torch.from_numpy(data), grid, name)
 
@@ -97,54 +115,78 @@ def load_volume(path: str | Path, name: str) -> SpatialImage:
     """Open a file with nibabel; the voxels are not read yet.
 
     Raises:
-        InputError: it is missing, a folder, damaged or of another kind.
+        InputError: it is missing, a folder, damaged, of another kind or declares more voxels than
+            it can hold.
     """
+    name = f"{name} {path}"
+    check_file(path, name)
+    if is_nifti(path):
+        check_nifti_name(path, name)  # nibabel would open another file
     try:
-        if Path(path).is_dir():
-            raise InputError(f"{name} {path}: this is a folder, expected a NIfTI file")
-        if is_nifti(path) and Path(path).exists():
-            check_nifti_name(path, f"{name} {path}")  # nibabel would open another file
-        volume = load(path)
-    except FileNotFoundError as error:
-        raise InputError(f"{name} {path}: there is no such file") from error
-    except PermissionError as error:
-        raise InputError(f"{name} {path}: no permission to read this file") from error
+        check_nifti(path, name)
+        with _corrections_untold():
+            volume = load(path)
     except InputError:
         raise
     except _UNREADABLE as error:
-        raise InputError(f"{name} {path}: not a NIfTI image, or a damaged one") from error
+        raise InputError(f"{name}: not a NIfTI image, or a damaged one") from error
     if not isinstance(volume, SpatialImage):
-        raise InputError(f"{name} {path}: expected a NIfTI image, got {type(volume).__name__}")
+        raise InputError(f"{name}: expected a NIfTI image, got {type(volume).__name__}")
     return volume
 
 
 def voxels(volume: SpatialImage, name: str) -> np.ndarray:
-    """The scaled voxel values of an opened file, or InputError where they are cut short."""
+    """The scaled voxel values of an opened file.
+
+    Raises:
+        InputError: they would not fit into memory, or the file is damaged or gone.
+    """
+    source = volume.dataobj
+    if is_proxy(source):
+        dtype = volume.get_data_dtype()
+        size = math.prod(source.shape) * (dtype.itemsize + _BYTES)
+        check_fits(size, name, f"shape {source.shape} of {dtype}")
     try:
-        return np.asanyarray(volume.dataobj)
+        if isinstance(source, ArrayProxy) and str(source.file_like).lower().endswith(".gz"):
+            return _inflated(source)
+        return np.asanyarray(source)
     except FileNotFoundError as error:
         raise InputError(f"{name}: the file was removed while it was read") from error
     except _UNREADABLE as error:
         raise InputError(f"{name}: the file is truncated or damaged") from error
 
 
-def _single_volume(array: np.ndarray, name: str) -> np.ndarray:
-    if array.dtype.fields is not None:
+def _inflated(proxy: ArrayProxy) -> np.ndarray:
+    """What nibabel reads, and on to the checksum, which follows the voxels."""
+    with ImageOpener(proxy.file_like) as file:
+        stored = array_from_file(proxy.shape, proxy.dtype, cast(io.IOBase, file), proxy.offset)
+        file.read(_AFTER_VOXELS)
+    return apply_read_scaling(stored, proxy.slope, proxy.inter)
+
+
+@contextmanager
+def _corrections_untold() -> Generator[None]:
+    """Without lines about what nibabel corrects in a header: where it counts, it is refused."""
+    level = imageglobals.logger.level
+    imageglobals.logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        imageglobals.logger.setLevel(level)
+
+
+def _check_single(shape: tuple[int, ...], dtype: np.dtype, name: str) -> None:
+    """Raise InputError unless these are real numbers of a single volume."""
+    if dtype.fields is not None:
         raise InputError(f"{name}: this is a colour image, expected one grey value per voxel")
-    if array.dtype.kind == "c":
+    if dtype.kind == "c":
         raise InputError(f"{name}: the voxels are complex numbers, expected real ones")
-    if array.dtype.kind not in "biuf":
-        raise InputError(f"{name}: the voxels are no numbers but {array.dtype}")
-    shape = array.shape
-    while array.ndim > 3 and array.shape[-1] == 1:
-        array = array[..., 0]
-    if array.ndim == 2:
-        array = array[..., None]
-    if array.ndim != 3:
+    if dtype.kind not in "biuf":
+        raise InputError(f"{name}: the voxels are no numbers but {dtype}")
+    if len(shape) < 2 or any(n != 1 for n in shape[3:]):
         raise InputError(f"{name}: expected a single 3-D volume, got shape {shape}")
-    if array.size == 0:
+    if 0 in shape:
         raise InputError(f"{name}: the image is empty, shape {shape}")
-    return array
 
 
 def _check_finite(array: np.ndarray, name: str) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 from voxelopt_train.errors import InputError
 from voxelopt_train.files import plain
+from voxelopt_train.input_files import read_text
 from voxelopt_train.label_metrics import Protocol
 from voxelopt_train.table_formats import (
     MEASURES,
@@ -86,13 +87,12 @@ class ResultTable:
         Raises:
             InputError: there is no such file, or it is another kind of file.
         """
+        text = read_text(path, str(path))
         try:
-            stored = json.loads(path.read_text(encoding="utf-8"))
+            stored = json.loads(text)
             names = {int(label): name for label, name in stored["label_names"].items()}
             return cls(stored["protocol"], [_pair(row) for row in stored["pairs"]], names)
-        except OSError as error:
-            raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (RecursionError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{path} is no table of results that this program wrote") from error
 
     def as_dict(self) -> dict[str, Any]:

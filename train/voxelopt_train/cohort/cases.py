@@ -171,9 +171,13 @@ def _safe(name: str) -> str:
 
 
 def _is_image(file: Path, atlas: str | Path) -> bool:
-    if not is_nifti(file) or file.name.startswith("."):
+    """Whether a file of a folder is a moving image; one that cannot be read is, and fails."""
+    if not is_nifti(file) or file.name.startswith(".") or file.is_dir():
         return False
-    return file.is_file() and not (Path(atlas).exists() and file.samefile(atlas))
+    try:
+        return not file.samefile(atlas)
+    except OSError:  # removed meanwhile, or a link to nowhere
+        return True
 
 
 def _alignment(table: Path, value: str) -> str:

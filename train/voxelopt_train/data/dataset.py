@@ -17,6 +17,7 @@ from voxelopt_train.data.subjects import Subject
 from voxelopt_train.errors import InputError
 from voxelopt_train.headers import check_units
 from voxelopt_train.images import load_volume, read_image, voxels
+from voxelopt_train.input_files import check_file
 
 
 class PreparedSubjects(Sequence[Volumes]):
@@ -121,8 +122,9 @@ def _read_features(subject: Subject) -> Tensor:
     path = subject.features
     assert path is not None
     if path.suffix == ".npy":
+        check_file(path, str(path))
         try:
-            array = np.load(path, allow_pickle=False)
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise InputError(f"{path}: this is no array that can be read") from error
     else:

@@ -8,6 +8,7 @@ import numpy as np
 
 from voxelopt_train.errors import InputError
 from voxelopt_train.files import atomic_output
+from voxelopt_train.input_files import read_text
 
 
 def read_keypoints(path: Path, shape: tuple[int, int, int] | None = None) -> np.ndarray:
@@ -20,12 +21,12 @@ def read_keypoints(path: Path, shape: tuple[int, int, int] | None = None) -> np.
     Raises:
         InputError: the file is something else, or keypoints lie outside the image.
     """
+    lines = [line for line in read_text(path, str(path)).splitlines() if line.strip()]
     try:
-        lines = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
         if lines and any(c.isalpha() and c not in "eE" for c in lines[0]):
             del lines[0]
         points = np.array([line.split(",") for line in lines], dtype=np.float64)
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise InputError(f"{path}: expected a CSV of numbers x,y,z") from error
     if points.ndim != 2 or points.shape[1] != 3 or not np.isfinite(points).all():
         raise InputError(f"{path}: expected a CSV of numbers x,y,z, three a line")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 from collections.abc import Iterable, Sequence
@@ -11,6 +12,7 @@ from typing import Any
 
 from voxelopt_train.data.subjects import SPLITS, Cohort, Subject, check_unique
 from voxelopt_train.errors import InputError
+from voxelopt_train.input_files import read_text
 from voxelopt_train.nifti_names import nifti_stem
 
 _FILES = ("labels", "keypoints")
@@ -79,11 +81,10 @@ def read_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
 
 def read_json(path: Path) -> Any:
     """The content of a JSON file, or InputError."""
+    text = read_text(path, str(path))
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: there is no such file") from error
-    except (OSError, ValueError, RecursionError) as error:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: this is no JSON file that can be read") from error
 
 
@@ -104,12 +105,10 @@ def subject_names(images: Iterable[Path]) -> dict[Path, str]:
 
 
 def _csv_rows(path: Path) -> list[dict[str, str]]:
+    lines = io.StringIO(read_text(path, str(path)), newline="")
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            return list(csv.DictReader(file, skipinitialspace=True))
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: there is no such file") from error
-    except (OSError, ValueError, csv.Error) as error:
+        return list(csv.DictReader(lines, skipinitialspace=True))
+    except csv.Error as error:
         raise InputError(f"{path}: this is no CSV file that can be read") from error
 
 
@@ -122,6 +121,9 @@ def _checked(row: dict[Any, Any], place: str, columns: Sequence[str]) -> dict[st
     for side in ("fixed", "moving"):
         if not values.get(side):
             raise InputError(f"{place}: no {side} image is given")
+    for column, value in values.items():
+        if "\0" in value:
+            raise InputError(f"{place}: the {column} has a zero byte, which no name of a file has")
     return values
 
 

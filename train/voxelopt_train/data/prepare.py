@@ -21,6 +21,7 @@ from voxelopt_train.errors import InputError
 from voxelopt_train.files import atomic_output, check_kept, check_writable
 from voxelopt_train.grids import Grid
 from voxelopt_train.images import Image, read_image, write_nifti
+from voxelopt_train.input_files import check_file
 from voxelopt_train.resampling import resample
 
 Center = Literal["volume", "mass"]
@@ -94,7 +95,8 @@ def prepare(
         progress: called with the name of each subject as it begins.
 
     Raises:
-        InputError: a file cannot be used or written; the message says which, and why.
+        InputError: a file cannot be read, which is told once all other subjects are prepared, or
+            cannot be written; the message says which, and why.
     """
     output, settings = Path(output), settings or Settings()
     check_writable(output)
@@ -103,25 +105,32 @@ def prepare(
         [file for subject in cohort.subjects.values() for file in subject.files],
         [file for subject in prepared.values() for file in subject.files],
     )
-    records, skipped = {}, []
+    records, skipped, failed = {}, [], {}
     for name, subject in cohort.subjects.items():
         if progress is not None:
             progress(f"subject {name}")
-        made_of = {"settings": asdict(settings), "sources": _fingerprints(subject)}
         path = output / "records" / f"{name}.json"
-        record = _read_record(path, made_of)
-        if record is None or not all(file.is_file() for file in prepared[name].files):
-            # From here on the files are not all what the manifest of an earlier run says.
-            (output / NAME).unlink(missing_ok=True)
-            path.unlink(missing_ok=True)
-            for file in (path, *prepared[name].files):
-                file.parent.mkdir(parents=True, exist_ok=True)
-            record = {**made_of, **_prepare_subject(subject, prepared[name], settings)}
-            with atomic_output(path) as temporary:
-                temporary.write_text(json.dumps(record) + "\n")
-        else:
-            skipped.append(name)
-        records[name] = record
+        try:
+            made_of = {"settings": asdict(settings), "sources": _fingerprints(subject)}
+            record = _read_record(path, made_of)
+            if record is not None and all(file.is_file() for file in prepared[name].files):
+                records[name] = record
+                skipped.append(name)
+                continue
+            read = _read_subject(subject, settings)
+        except InputError as error:  # the others can be prepared all the same
+            failed[name] = str(error)
+            continue
+        # From here on the files are not all what the manifest of an earlier run says.
+        (output / NAME).unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+        for file in (path, *prepared[name].files):
+            file.parent.mkdir(parents=True, exist_ok=True)
+        records[name] = {**made_of, **_prepare_subject(*read, prepared[name], settings)}
+        with atomic_output(path) as temporary:
+            temporary.write_text(json.dumps(records[name]) + "\n")
+    if failed:
+        raise InputError(_failure(failed, len(cohort.subjects)))
     labels = sorted({label for record in records.values() for label in record["labels"] or []})
     manifest = Manifest(
         settings.spacing_mm,
@@ -154,17 +163,30 @@ def prepared_grid(
     return Grid.around(center_mm, shape, steps)
 
 
-def _prepare_subject(subject: Subject, target: Subject, settings: Settings) -> dict[str, Any]:
-    """Write the files of one subject; what is to be known of its labels."""
+def _read_subject(
+    subject: Subject, settings: Settings
+) -> tuple[Image, Image | None, np.ndarray | None]:
+    """Image, scaled, labels and keypoints of one subject."""
     image = _scaled(read_image(subject.image, f"image of subject {subject.name}"), settings.window)
     labels = None if subject.labels is None else _read_labels(subject.labels, image.grid)
-    points = subject.keypoints and read_keypoints(subject.keypoints, image.grid.shape)
+    if subject.keypoints is None:
+        return image, labels, None
+    return image, labels, read_keypoints(subject.keypoints, image.grid.shape)
+
+
+def _prepare_subject(
+    image: Image,
+    labels: Image | None,
+    points: np.ndarray | None,
+    target: Subject,
+    settings: Settings,
+) -> dict[str, Any]:
+    """Write the files of one subject; what is to be known of its labels."""
     center = center_of_mass(image) if settings.center == "mass" else image.grid.center
     grid = prepared_grid(image.grid, settings.spacing_mm, settings.shape, center)
     write_nifti(target.image, resample(image, grid, antialias=True).data, grid.affine)
     to_prepared = np.linalg.inv(grid.affine) @ image.grid.affine
-    if target.keypoints is not None:
-        assert isinstance(points, np.ndarray)
+    if points is not None and target.keypoints is not None:
         write_keypoints(target.keypoints, apply_affine(to_prepared, points))
     if labels is None or target.labels is None:
         return {"labels": None}
@@ -214,6 +236,8 @@ def _prepared(subject: Subject, output: Path) -> Subject:
 
 def _fingerprints(subject: Subject) -> dict[str, list[int]]:
     """Size and time of each source file, by which a changed one is found out."""
+    for path in subject.files:
+        check_file(path, f"subject {subject.name}: {path}")
     stats = {str(path.resolve()): path.stat() for path in subject.files}
     return {path: [stat.st_size, stat.st_mtime_ns] for path, stat in stats.items()}
 
@@ -226,6 +250,16 @@ def _read_record(path: Path, made_of: dict[str, Any]) -> dict[str, Any] | None:
         return None
     same = all(record.get(key) == json.loads(json.dumps(made_of[key])) for key in made_of)
     return record if same else None
+
+
+def _failure(failed: dict[str, str], count: int) -> str:
+    """One sentence on the subjects that could not be read, by name."""
+    (name, error), *others = failed.items()
+    if count == 1:
+        return error
+    kept = f", the other {count - len(failed)} are prepared" if len(failed) < count else ""
+    more = f" (as {', '.join(other for other, _ in others)})" if others else ""
+    return f"{len(failed)} of {count} subjects cannot be read{kept}: {name}{more}, {error}"
 
 
 def _notes(records: dict[str, dict[str, Any]], labels: list[int]) -> list[str]:

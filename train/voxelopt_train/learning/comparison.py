@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from jsonargparse import Namespace
 from rich.console import Console
 
 from voxelopt_train.comparison import Comparison
-from voxelopt_train.configs import find_config
+from voxelopt_train.configs import find_config, read_settings
 from voxelopt_train.errors import InputError
 from voxelopt_train.files import check_writable
 from voxelopt_train.learning.training_cli import run_training
@@ -100,8 +99,7 @@ def _check_row(row: str, config: Path) -> dict[str, Any]:
 
 def _model(config: Path) -> dict[str, Any]:
     """What a YAML file says of the model; nothing where it is about other things."""
-    content = yaml.safe_load(config.read_text(encoding="utf-8"))
-    model = content.get("model") if isinstance(content, dict) else None
+    model = read_settings(config, str(config)).get("model")
     return model if isinstance(model, dict) else {}
 
 

@@ -19,7 +19,9 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from voxelopt_models import EncoderError, WeightsError
 from voxelopt_train.configs import find_configs
+from voxelopt_train.data.manifest import read_manifest
 from voxelopt_train.errors import InputError
 from voxelopt_train.files import atomic_output, check_writable
 from voxelopt_train.learning.checkpoints import WholeCheckpoints
@@ -28,6 +30,7 @@ from voxelopt_train.learning.registration_module import NOTHING_TO_TRAIN
 _GO_ON = "its complete epochs are kept: --ckpt_path last goes on from there"
 _STAYS = "what is complete stays"
 _TERMINATED = 128 + 15  # what shells and schedulers expect of a process that SIGTERM ended
+_OURS = (InputError, EncoderError, WeightsError)
 _DATA = "voxelopt_train.learning.PairDataModule"
 # Of libraries about each other; nothing that a user could act on.
 _NOISE = (
@@ -82,7 +85,7 @@ class TrainingCLI(LightningCLI):
         except ValueError as error:
             # jsonargparse wraps what a constructor says into a listing of all its arguments.
             root: BaseException = error
-            while root.__cause__ is not None:
+            while root.__cause__ is not None and not isinstance(root, _OURS):
                 root = root.__cause__
             raise InputError(str(root)) from error
 
@@ -184,9 +187,19 @@ def _with_data(arguments: Sequence[str]) -> list[str]:
     """The arguments, with ``--data FOLDER`` of a prepared folder in Lightning's terms."""
     found = list(arguments)
     for i, (option, folder) in enumerate(pairwise(arguments)):
-        if option == "--data" and (Path(folder) / "manifest.json").is_file():
+        if option == "--data" and _is_folder(folder):
+            read_manifest(folder)  # which says what is missing
             found[i : i + 2] = [f"--data={_DATA}", f"--data.init_args.data={folder}"]
     return found
+
+
+def _is_folder(value: str) -> bool:
+    """Whether a folder is meant, one that is not there too, and not a class or a file."""
+    path = Path(value)
+    if path.exists():
+        return path.is_dir()
+    is_class = value.rpartition(".")[2][:1].isupper()
+    return not (is_class or value.startswith("{") or path.suffix in (".yaml", ".yml"))
 
 
 def _of_use(record: logging.LogRecord) -> bool:

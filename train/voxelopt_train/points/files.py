@@ -7,6 +7,7 @@ from pathlib import Path
 
 from voxelopt_train.errors import InputError
 from voxelopt_train.files import atomic_output
+from voxelopt_train.input_files import read_text
 from voxelopt_train.points.ants_csv import parse_csv, render_csv
 from voxelopt_train.points.point_set import PointSet
 from voxelopt_train.points.slicer_fcsv import parse_fcsv, render_fcsv
@@ -34,16 +35,14 @@ def read_points(path: str | Path, frame: str = "lps") -> PointSet:
     path = Path(path)
     check_suffix(path)
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path, str(path))
         if path.suffix.lower() == ".csv":
             points = parse_csv(text, str(path), frame)
         elif path.suffix.lower() == ".json":
             points = parse_json(text, str(path))
         else:
             points = parse_fcsv(text, str(path))
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
-    except (UnicodeError, csv.Error) as error:
+    except csv.Error as error:
         raise InputError(f"{path}: this is no text file that can be read") from error
     if len(points.positions_mm) == 0:
         raise InputError(f"{path}: there are no points in this file")

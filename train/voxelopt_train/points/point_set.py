@@ -19,6 +19,7 @@ from voxelopt_train.transforms import (
     map_points,
 )
 
+_LONGEST = 40  # letters of a cell that a message shows
 _LPS = np.array([-1.0, -1.0, 1.0])
 # Slicer's files have the name of their coordinate system, older ones its number.
 _FRAMES = {"RAS": "ras", "0": "ras", "LPS": "lps", "1": "lps"}
@@ -74,10 +75,10 @@ def as_coordinates(cells: Iterable[object], place: str) -> list[float]:
     cells = list(cells)
     try:
         numbers = [float(cell) for cell in cells]  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         numbers = []
     if len(numbers) != 3 or not all(map(math.isfinite, numbers)):
-        found = ", ".join(str(cell).strip() or "nothing" for cell in cells)
+        found = ", ".join(str(cell).strip()[:_LONGEST] or "nothing" for cell in cells[:4])
         raise InputError(f"{place}: expected three finite numbers x, y, z, got {found}")
     return numbers
 

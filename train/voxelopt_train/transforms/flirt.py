@@ -15,6 +15,7 @@ from voxelopt_train.errors import InputError
 from voxelopt_train.files import atomic_output
 from voxelopt_train.grids import Grid
 from voxelopt_train.headers import check_affine
+from voxelopt_train.input_files import check_file, read_text
 from voxelopt_train.transforms.fsl import world_to_fsl
 from voxelopt_train.transforms.maps import AffineTransform, Transform, flatten
 
@@ -22,7 +23,12 @@ SUFFIX = ".mat"  # of ITK's too, which are no text
 
 
 def is_matrix(path: Path) -> bool:
-    """Whether a file begins with a line of numbers in plain text."""
+    """Whether a file begins with a line of numbers in plain text.
+
+    Raises:
+        InputError: it is no file that can be read.
+    """
+    check_file(path, f"transform {path}")
     try:
         with path.open("rb") as file:
             start = file.read(1000).decode("ascii").strip()
@@ -47,11 +53,10 @@ def read_flirt(path: Path, fixed: Grid, moving: Grid) -> AffineTransform:
             the header of an image contradicts itself.
     """
     name = f"transform {path}"
+    text = read_text(path, name, "latin-1")  # in which all bytes are letters
     try:
-        rows = [line.split() for line in path.read_text("ascii").splitlines() if line.strip()]
+        rows = [line.split() for line in text.splitlines() if line.strip()]
         matrix = np.array(rows, dtype=np.float64)
-    except OSError as error:
-        raise InputError(f"{name}: cannot be read, {error.strerror}") from error
     except ValueError:
         matrix = np.empty(0)
     if matrix.shape != (4, 4):

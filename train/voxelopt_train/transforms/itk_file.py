@@ -14,13 +14,16 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 from scipy.io import loadmat, savemat
+from scipy.io.matlab import matfile_version
 
 from voxelopt_train.errors import InputError
 from voxelopt_train.files import atomic_output
+from voxelopt_train.input_files import DEFLATE_RATIO, check_file, check_fits
 
 SUFFIXES = (".mat", ".tfm", ".txt", ".h5")
 _HEADER = "#Insight Transform File V1.0"
 _COMPOSITE = "CompositeTransform_double_3_3"
+_WORDS = 8  # times the size of a text, which its numbers take one by one
 
 
 class Entry(NamedTuple):
@@ -38,6 +41,7 @@ def read_entries(path: Path) -> list[Entry]:
         InputError: the file is missing or damaged, of another kind, or holds several transforms
             that are no composite.
     """
+    check_file(path, f"transform {path}")
     try:
         with path.open("rb") as file:
             start = file.read(len(_HEADER))
@@ -78,6 +82,7 @@ def write_entries(path: Path, entries: Sequence[Entry]) -> None:
 
 def _read_text(path: Path) -> list[Entry]:
     entries = []
+    check_fits(_WORDS * path.stat().st_size, f"transform {path}", "its text")
     text = path.read_text("utf-8", "replace")
     for block in re.split(r"^Transform:", text, flags=re.MULTILINE)[1:]:
         kind, _, rest = block.partition("\n")
@@ -107,18 +112,25 @@ def _read_hdf5(path: Path) -> list[Entry]:
     try:
         with h5py.File(path) as file:
             groups: Any = file["TransformGroup"]
-            return [_hdf5_entry(groups[key]) for key in sorted(groups, key=int)]
+            return [_hdf5_entry(groups[key], path) for key in sorted(groups, key=int)]
+    except InputError:
+        raise
     except (OSError, KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
         raise InputError(
             f"transform {path}: an HDF5 file, but no ITK transform, or a damaged one"
         ) from error
 
 
-def _hdf5_entry(group: Any) -> Entry:
+def _hdf5_entry(group: Any, path: Path) -> Entry:
     def values(key: str) -> np.ndarray:
         # Until version 5 ITK left the s out.
         data = group.get(f"Transform{key}", group.get(f"Tranform{key}"))
-        return np.empty(0) if data is None else np.asarray(data, dtype=np.float64)
+        if data is None:
+            return np.empty(0)
+        if data.nbytes > DEFLATE_RATIO * data.id.get_storage_size():  # HDF5 would fill up the rest
+            raise ValueError
+        check_fits(2 * data.nbytes, f"transform {path}", f"{data.size} parameters")
+        return np.asarray(data, dtype=np.float64)
 
     kind = group["TransformType"].asstr()[0]
     return Entry(kind, values("Parameters"), values("FixedParameters"))
@@ -138,6 +150,8 @@ def _write_hdf5(path: Path, entries: Sequence[Entry]) -> None:
 
 def _read_mat(path: Path) -> list[Entry]:
     try:
+        if matfile_version(str(path), appendmat=False)[0] != 0:  # others are compressed
+            raise ValueError
         arrays = loadmat(str(path), appendmat=False)
         fixed = arrays["fixed"].ravel().astype(np.float64)
         (kind,) = (key for key in arrays if key != "fixed" and not key.startswith("__"))

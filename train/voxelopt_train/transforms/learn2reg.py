@@ -7,6 +7,7 @@ to those of the other. The header of the field means nothing.
 from __future__ import annotations
 
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,22 @@ from voxelopt_train.errors import InputError
 from voxelopt_train.files import atomic_output
 from voxelopt_train.grids import Grid
 from voxelopt_train.images import write_nifti
+from voxelopt_train.input_files import check_file
 from voxelopt_train.transforms.ddf import from_ddf, to_ddf
 from voxelopt_train.transforms.maps import DisplacementField
 from voxelopt_train.transforms.vectors import read_vectors
+
+# What zipfile, zlib and NumPy raise on files that are cut short or hold something else.
+_UNREADABLE = (
+    OSError,
+    EOFError,
+    ValueError,
+    KeyError,
+    NotImplementedError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 def read_learn2reg(path: Path, fixed: Grid, moving: Grid | None = None) -> DisplacementField:
@@ -30,11 +44,10 @@ def read_learn2reg(path: Path, fixed: Grid, moving: Grid | None = None) -> Displ
     """
     name = f"transform {path}"
     if path.suffix == ".npz":
-        vectors = _read_npz(path, name)
+        vectors = _read_npz(path, name, fixed.shape)
     else:
         vectors, _ = read_vectors(path, "Learn2Reg's displacements", (3,))
-    if vectors.shape[1:] != fixed.shape:
-        raise InputError(f"{name}: made for shape {vectors.shape[1:]}, fixed has {fixed.shape}")
+    _check_shape(vectors.shape[1:], fixed.shape, name)
     tensor = torch.from_numpy(np.ascontiguousarray(vectors, np.float32))
     return from_ddf(tensor[None], fixed, moving)
 
@@ -63,17 +76,30 @@ def write_learn2reg(path: Path, field: DisplacementField, moving: Grid | None = 
         np.savez_compressed(temporary, half.astype(np.float16))
 
 
-def _read_npz(path: Path, name: str) -> np.ndarray:
+def _read_npz(path: Path, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Vectors ``(3, *shape)``; what has another shape is not read."""
+    check_file(path, name)
     try:
+        with zipfile.ZipFile(path) as archive, archive.open("arr_0.npy") as file:
+            version = np.lib.format.read_magic(file)
+            declared, _, dtype = np.lib.format.read_array_header_1_0(file)
+        if version != (1, 0) or dtype.kind not in "iuf":
+            raise ValueError
+        if len(declared) != 4 or declared[0] != 3:
+            raise InputError(f"{name}: expected shape (3, x/2, y/2, z/2), got {declared}")
+        _check_shape(tuple(2 * n for n in declared[1:]), shape, name)
         with np.load(path, allow_pickle=False) as file:
             half = file["arr_0"].astype(np.float32)
-    except FileNotFoundError as error:
-        raise InputError(f"{name}: there is no such file") from error
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile, AttributeError) as error:
+    except InputError:
+        raise
+    except _UNREADABLE as error:
         raise InputError(f"{name}: expected a .npz file with one array, arr_0") from error
-    if half.ndim != 4 or half.shape[0] != 3:
-        raise InputError(f"{name}: expected shape (3, x/2, y/2, z/2), got {half.shape}")
     return _zoomed(half, 2, order=2)
+
+
+def _check_shape(shape: tuple[int, ...], fixed: tuple[int, ...], name: str) -> None:
+    if shape != fixed:
+        raise InputError(f"{name}: made for shape {shape}, fixed has {fixed}")
 
 
 def _zoomed(vectors: np.ndarray, factor: float, order: int) -> np.ndarray:
