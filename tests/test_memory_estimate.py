@@ -54,7 +54,7 @@ def test_a_grid_that_would_not_fit_names_the_spacing_that_does(monkeypatch):
     pair = volumes(40, 36, 30)
     available = resampling_bytes(40 * 36 * 30) + 10**6
     monkeypatch.setattr(memory_estimate, "available_memory", lambda: available)
-    with pytest.raises(InputError, match=r"40 x 36 x 30 voxels takes 0\.0 GB of memory") as refused:
+    with pytest.raises(InputError, match=r"40 x 36 x 30 voxels takes .* of memory") as refused:
         register(*pair)
     spacing = float(str(refused.value).split("--spacing ")[1].rstrip(")"))
     assert 2 < spacing < 4
@@ -73,5 +73,5 @@ def test_a_fixed_image_that_is_too_large_for_any_working_grid(monkeypatch):
 def test_a_gpu_has_its_own_memory(monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10**6, 10**9))
     grid = Grid((40, 40, 40), np.eye(4))
-    with pytest.raises(InputError, match=r"GB of memory of cuda:0, .* would fit .*, or the CPU$"):
+    with pytest.raises(InputError, match=r"of memory of cuda:0, .* would fit .*, or the CPU$"):
         memory_estimate.check_memory(grid, grid, VoxelOptLayer(), 8, torch.device("cuda:0"))

@@ -14,6 +14,7 @@ import torch
 from voxelopt_layers import VoxelOptLayer
 from voxelopt_train.errors import InputError
 from voxelopt_train.grids import Grid, isotropic_grid
+from voxelopt_train.input_files import size_text
 from voxelopt_train.memory import available_memory
 
 _WORKING = 105  # images, masks, displacement, inverse, velocity and what composing them takes
@@ -63,8 +64,8 @@ def check_memory(
     needed = resampling_bytes(math.prod(fixed.shape))
     if needed > here:
         raise InputError(
-            f"a fixed image of {_shape(fixed)} voxels takes {_gigabytes(needed)} of memory on any "
-            f"working grid, {_gigabytes(here)} are available: resample it"
+            f"a fixed image of {_shape(fixed)} voxels takes {size_text(needed)} of memory on any "
+            f"working grid, {size_text(here)} are available: resample it"
         )
     on_gpu = device.type == "cuda"
     there = torch.cuda.mem_get_info(device)[0] if on_gpu else here
@@ -73,8 +74,8 @@ def check_memory(
         place, instead = (f" of {device}", ", or the CPU") if on_gpu else ("", "")
         spacing = _fitting_spacing(fixed, layer, channels, there)
         raise InputError(
-            f"a working grid of {_shape(working)} voxels takes {_gigabytes(needed)} of memory"
-            f"{place}, {_gigabytes(there)} are available: a working spacing of {spacing:.1f} mm "
+            f"a working grid of {_shape(working)} voxels takes {size_text(needed)} of memory"
+            f"{place}, {size_text(there)} are available: a working spacing of {spacing:.1f} mm "
             f"would fit (--spacing {spacing:.1f}){instead}"
         )
 
@@ -93,7 +94,3 @@ def _fitting_spacing(grid: Grid, layer: VoxelOptLayer, channels: int, available:
 
 def _shape(grid: Grid) -> str:
     return " x ".join(map(str, grid.shape))
-
-
-def _gigabytes(size: int) -> str:
-    return f"{size / 1e9:.1f} GB"
