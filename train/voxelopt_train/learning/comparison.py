@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from jsonargparse import Namespace
 from rich.console import Console
 
+from voxelopt_models.weights import read_state
 from voxelopt_train.comparison import Comparison
 from voxelopt_train.configs import find_config
 from voxelopt_train.errors import InputError
@@ -100,7 +100,10 @@ def _check_row(row: str, config: Path) -> dict[str, Any]:
 
 def _model(config: Path) -> dict[str, Any]:
     """What a YAML file says of the model; nothing where it is about other things."""
-    content = yaml.safe_load(config.read_text(encoding="utf-8"))
+    try:
+        content = yaml.safe_load(config.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise InputError(f"{config}: this is no YAML file that can be read") from error
     model = content.get("model") if isinstance(content, dict) else None
     return model if isinstance(model, dict) else {}
 
@@ -118,10 +121,9 @@ def _as_settings(row: str) -> list[str]:
     encoder = _model(Path(config[1]))["init_args"]["encoder"]
     if not str(encoder["class_path"]).endswith(".FeatureEncoder"):
         raise InputError(f"{row}: ablate takes trainings whose encoder is a FeatureEncoder")
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
     learned = {
         key.removeprefix(_LEARNED): value.exp().tolist()
-        for key, value in state.items()
+        for key, value in read_state(checkpoint).items()
         if key.startswith(_LEARNED)
     }
     return [
