@@ -25,6 +25,7 @@ from voxelopt_train.errors import InputError
 from voxelopt_train.files import atomic_output, check_writable
 from voxelopt_train.learning.checkpoints import WholeCheckpoints
 from voxelopt_train.learning.registration_module import NOTHING_TO_TRAIN
+from voxelopt_train.learning.writer_errors import told_once
 
 _GO_ON = "its complete epochs are kept: --ckpt_path last goes on from there"
 _STAYS = "what is complete stays"
@@ -176,7 +177,8 @@ def run_training(arguments: Sequence[str]) -> TrainingCLI:
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
         logging.getLogger(name).addFilter(_of_use)
     try:
-        return _training_cli(arguments)
+        with told_once():
+            return _training_cli(arguments)
     except MisconfigurationException as error:  # as a GPU asked for where there is none
         raise InputError(" ".join(str(error).split())) from error
     except RuntimeError as error:
