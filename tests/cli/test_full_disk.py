@@ -1,6 +1,6 @@
 """Disks that are full or read-only, in earnest: a small file system in memory, as root may mount.
 
-One sentence tells, older results stay as they are, and with more room the same command goes through.
+One sentence tells, older results stay as they are, and with more room the same command goes on.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from cohorts import pairs, write_table
 from command_line import QUICK, contents, sentence
 from recipes import write_recipes
 from voxelopt_train.cohort import registration
-from voxelopt_train.images import write_nifti
 
 pytestmark = pytest.mark.usefixtures("no_picture")
 

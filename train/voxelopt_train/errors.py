@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 _NO_MEMORY = "not enough memory for this grid; a coarser one takes less (--spacing MM)"
+_OF_MEMORY = ("allocate memory", "can't start new thread")
 
 
 class InputError(ValueError):
@@ -54,8 +55,9 @@ def sentence(error: Exception) -> str | None:
         return f"{error.filename}: {error.strerror}"
     if isinstance(error, InputError | OSError):
         return " ".join(str(error).split())
-    # What the CPU allocator raises has no class of its own.
-    of_allocator = isinstance(error, RuntimeError) and "allocate memory" in str(error)
-    if of_allocator or isinstance(error, torch.OutOfMemoryError | MemoryError):
+    # What the CPU allocator raises has no class of its own, nor has a thread without a stack.
+    said = str(error) if isinstance(error, RuntimeError) else ""
+    of_memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    if of_memory or any(text in said for text in _OF_MEMORY):
         return _NO_MEMORY
     return None
