@@ -202,3 +202,15 @@ def test_of_settings_nothing_is_evaluated(run, folder, value):
 def yaml_value(text: str) -> str:
     """As a value within braces."""
     return text if text.startswith(("{", "!!")) else f'"{text}"'
+
+
+def test_no_setting_starts_a_program(run, folder):
+    """Neither where any function is taken, nor within values of any kind."""
+    program = "{class_path: subprocess.Popen, init_args: {args: [touch, executed]}}"
+    before = contents(folder)
+    network = "--model.init_args.encoder.init_args.network.init_args.arguments.act"
+    for option, value in (("--data.init_args.augmentation", "os.system"), (network, program)):
+        settings = ["--config", "pairs.yaml", "--config", "tiny.yaml", f"{option}={value}"]
+        code, _, err = run("fit", *settings, "-o", "run")
+        assert code == 2 and last_line(err)
+    assert contents(folder) == before
