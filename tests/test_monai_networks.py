@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -109,6 +110,55 @@ def test_a_bundle_gives_its_network_and_nothing_else_of_it_runs(tmp_path):
     image = torch.randn(1, 1, 8, 8, 8)
     torch.testing.assert_close(network.eval()(image), source.eval()(image))
     assert not (tmp_path / "evaluated").exists()
+
+
+def opening(file):
+    """An item that would make the file, were it called as MONAI does."""
+    return {"_target_": "builtins.open", "file": str(file), "mode": "w"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"norm": "$open(FILE, 'w')"}, "network_def::norm is an expression"),
+        ({"channels": ["$open(FILE, 'w')", 16]}, "network_def::channels::0 is an expression"),
+        ({"norm": "@handlers"}, "handlers is an expression"),
+        ({"_requires_": "$open(FILE, 'w')"}, "network_def::_requires_ is an expression"),
+        ({"act": opening("FILE")}, "builtins.open is no network of MONAI and no module"),
+        ({"act": "@elsewhere"}, "builtins.open is no network of MONAI and no module"),
+        (opening("FILE"), "builtins.open is no network of MONAI and no module"),
+        ({"_target_": "torch.hub.load"}, "torch.hub.load is no network of MONAI and no module"),
+        ({"_target_": "torch.nn.init.ones_"}, "torch.nn.init.ones_ is no network of MONAI"),
+    ],
+)
+def test_of_a_bundle_no_code_is_run(tmp_path, changes, expected):
+    definition = {"_target_": "monai.networks.nets.UNet", **UNET, **changes}
+    make_bundle(tmp_path, definition)
+    path = tmp_path / "configs" / "inference.json"
+    text = path.read_text().replace("FILE", "evaluated")
+    config = {**json.loads(text), "elsewhere": opening(tmp_path / "evaluated")}
+    path.write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=rf"network_def of .* cannot be used: {expected}"):
+        bundle_network(tmp_path)
+    assert not (tmp_path / "evaluated").exists() and not Path("evaluated").exists()
+
+
+def test_no_network_fetches_its_weights(tmp_path, monkeypatch):
+    def fetch(*_, **__):
+        raise AssertionError("this asks the internet")
+
+    monkeypatch.setattr("torch.hub.load_state_dict_from_url", fetch)
+    monkeypatch.setattr("monai.networks.nets.efficientnet._load_state_dict", fetch)
+    monkeypatch.setattr("monai.networks.nets.densenet._load_state_dict", fetch)
+    with pytest.raises(ValueError, match=r"would fetch its weights from the internet \(pretrained"):
+        monai_network("DenseNet121", {"pretrained": True})
+    arguments = {"spatial_dims": 2, "in_channels": 1, "out_channels": 3}
+    source = monai_network("DenseNet121", arguments)
+    # What MONAI itself fetches unless told otherwise.
+    monai_network("EfficientNetBN", {"model_name": "efficientnet-b0"})
+    make_bundle(tmp_path, {"_target_": "DenseNet121", **arguments, "pretrained": True})
+    torch.save(source.state_dict(), tmp_path / "models" / "model.pt")
+    assert type(bundle_network(tmp_path)) is type(source)
 
 
 def test_a_folder_that_is_no_bundle_is_named(tmp_path):

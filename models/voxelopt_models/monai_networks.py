@@ -16,10 +16,14 @@ _LAST_ACTIVATION = {
     "output_act": None,
     "use_sigmoid": False,
 }
+# Arguments by which networks fetch weights from the internet, and their values for none.
+FETCHED: dict[str, Any] = {"pretrained": False, "pretrained_url": None}
 
 
 def monai_network(name: str, arguments: dict[str, Any] | None = None) -> nn.Module:
     """A network of `monai.networks.nets`, its last activation left off: pre-softmax maps.
+
+    Its weights are random: nothing is fetched, see `load_weights`.
 
     Args:
         name: the class, as ``"UNet"``, ``"SegResNet"``, ``"SwinUNETR"`` or ``"DynUNet"``.
@@ -27,7 +31,7 @@ def monai_network(name: str, arguments: dict[str, Any] | None = None) -> nn.Modu
 
     Raises:
         ValueError: MONAI has no network of this name, which ones have names like it; or it does not
-            take these arguments.
+            take these arguments, or would fetch its weights.
     """
     # On the first use alone: importing MONAI takes seconds.
     from monai.networks import nets
@@ -35,8 +39,15 @@ def monai_network(name: str, arguments: dict[str, Any] | None = None) -> nn.Modu
     cls = getattr(nets, name, None)
     if not (inspect.isclass(cls) and issubclass(cls, nn.Module)):
         raise ValueError(f"MONAI has no network {name!r}{_near(name, nets)}")
+    for key in FETCHED:
+        if arguments and arguments.get(key):
+            raise ValueError(
+                f"MONAI's {name} would fetch its weights from the internet ({key}): give an "
+                "encoder the file, as its weights"
+            )
     accepted = inspect.signature(cls).parameters
-    without = {key: value for key, value in _LAST_ACTIVATION.items() if key in accepted}
+    left_out = {**_LAST_ACTIVATION, **FETCHED}
+    without = {key: value for key, value in left_out.items() if key in accepted}
     try:
         network = cls(**{**(arguments or {}), **without})
     except TypeError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +36,7 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
             keys it lacks. The network is then as it was.
     """
     own: dict[str, Tensor] = network.state_dict()
-    state = _read_state(Path(path))
+    state = read_state(path)
     prefix = _find_prefix(own, state)
     state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
     if missing := [key for key in own if key not in state]:
@@ -54,16 +54,29 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
     network.load_state_dict(state)
 
 
-def _read_state(path: Path) -> dict[str, Tensor]:
-    """The dict of tensors in a file, without the containers around it."""
-    if not path.is_file():
+def read_checkpoint(path: str | Path) -> Any:
+    """What a file of `torch.save` holds, on the CPU; no code of the file is run.
+
+    Raises:
+        WeightsError: the file is missing or damaged, or holds more than tensors and plain values.
+    """
+    if not Path(path).is_file():
         raise WeightsError(f"there is no weights file {path}")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # unpickling what is no pickle may raise anything
         raise WeightsError(
             f"{path} cannot be read as a checkpoint of tensors (torch.load, weights_only=True)"
         ) from error
+
+
+def read_state(path: str | Path) -> dict[str, Tensor]:
+    """The dict of tensors in a file, without the containers around it.
+
+    Raises:
+        WeightsError: as of `read_checkpoint`, or there is no such dict.
+    """
+    content = read_checkpoint(path)
     while isinstance(content, dict):
         entries = cast(dict[object, object], content)
         inner = [entries[key] for key in _CONTAINERS if isinstance(entries.get(key), dict)]

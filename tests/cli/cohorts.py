@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import resource
 import shutil
 import signal
 import time
@@ -56,6 +57,8 @@ def register_case(case: Case, *more) -> one_case.Outcome:
             patch.setattr(one_case, "make_report", None)
         elif case.name == "memory":
             patch.setattr(one_case, "register", fail(MemoryError()))
+        elif case.name == "starved":  # of memory, in earnest
+            return _starved(lambda: one_case.register_case(case, *more))
         elif case.name == "full":
             patch.setattr(outputs, "write_displacement_field", fail(OSError(28, "No space left")))
         elif case.name == "killed":  # half-way through its files
@@ -65,6 +68,17 @@ def register_case(case: Case, *more) -> one_case.Outcome:
                 lambda *_: os.kill(os.getpid(), signal.SIGKILL),
             )
         return one_case.register_case(case, *more)
+
+
+def _starved(function: Callable[[], one_case.Outcome]) -> one_case.Outcome:
+    """What the function returns where the system gives this process no more memory."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize(), before[1]))
+    try:
+        return function()
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 def in_this_process(

@@ -140,6 +140,23 @@ def test_a_task_that_takes_too_long_is_ended_and_the_next_begins():
     assert ended == [(0, workers.TookLonger(2)), (1, None)]
 
 
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux")
+def test_a_process_that_gets_no_more_memory(run):
+    """In earnest; by another signal the system ends one, see `test_cohort`."""
+    table = write_table("pairs.csv", pairs("starved", "a"))
+    assert run(*COHORT, "--spacing", "5", "--pairs", table)[0] == 2
+    errors = {case: row["error"] for case, row in rows_of("out/results.csv").items()}
+    expected = "not enough memory for this grid; a coarser one takes less (--spacing MM)"
+    assert errors == {"starved": expected, "a": ""}
+    assert names("out") == {"a", *TABLES}
+
+
+def test_a_process_that_ends_in_the_middle_with_any_code():
+    """As by a library that finds no memory; a process that cannot even begin ends with 1 too."""
+    ended = list(workers.in_workers(os._exit, [(1,), (3,)], workers=1, threads=1))
+    assert ended == [(0, workers.Died(1)), (1, workers.Died(3))]
+
+
 @pytest.mark.usefixtures("in_this_process")
 def test_a_file_that_is_gone_by_the_time_it_is_read(run, monkeypatch):
     table = write_table("pairs.csv", pairs("a", "gone", "b"))

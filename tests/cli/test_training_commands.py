@@ -16,55 +16,18 @@ import yaml
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from command_line import contents, names, strict_json
+from recipes import write_recipes
 from voxelopt_layers.presets import PRESETS
 from voxelopt_train.configs import find_config
 from voxelopt_train.learning import registration_module, training_cli
 from voxelopt_train.learning.comparison import ablations
 
-DATA = {
-    "data": {
-        "class_path": "voxelopt_train.learning.PhantomDataModule",
-        "init_args": {"subjects": [2, 2, 2], "shape": [24, 20, 24], "spacing_mm": 16.0},
-    }
-}
-NETWORK = {
-    "class_path": "voxelopt_models.monai_network",
-    "init_args": {
-        "name": "UNet",
-        "arguments": {
-            "spatial_dims": 3, "in_channels": 1, "out_channels": 14,
-            "channels": [4, 8], "strides": [2],
-        },
-    },
-}  # fmt: skip
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
 
 
 @pytest.fixture(autouse=True)
-def recipes(folder):
-    """Files of settings in the current folder: data, and a network to train on masks and pairs."""
-
-    def write(name: str, **settings: object) -> None:
-        Path(f"{name}.yaml").write_text(yaml.safe_dump(settings))
-
-    encoder = {
-        "class_path": "voxelopt_models.FeatureEncoder",
-        "init_args": {"network": NETWORK, "divisor": 2, "normalisation": "softmax"},
-    }
-    write("tiny", **DATA)
-    module = "voxelopt_train.learning.{}Module"
-    mind = {"class_path": "voxelopt_models.MINDSSC", "init_args": {"widht": 3}}
-    registration = module.format("Registration")
-    write("wrong", model={"class_path": registration, "init_args": {"encoder": mind}})
-    for name, kind in (("masks", "Segmentation"), ("pairs", "Registration")):
-        model = {"class_path": module.format(kind), "init_args": {"encoder": dict(encoder)}}
-        if name == "pairs":
-            model["init_args"]["layer"] = {
-                "class_path": "voxelopt_layers.VoxelOptLayer",
-                "init_args": {"levels": 2, "temperature": 0.03},
-            }
-        write(name, model=model, trainer={"max_epochs": 1, "log_every_n_steps": 1})
-    return folder
+def _recipes(folder):
+    write_recipes()
 
 
 def test_from_masks_to_a_tested_registration(run):

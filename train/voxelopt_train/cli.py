@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Sequence
 
-from jsonargparse import ArgumentError, Namespace
+from jsonargparse import ArgumentError, Namespace, set_parsing_settings
 
 from voxelopt_models import EncoderError, WeightsError
 from voxelopt_train.benchmark.command import run_benchmark
@@ -49,6 +49,8 @@ _KINDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code, 2 for anything that is wrong with the input."""
+    # Settings name classes only where one is expected, and none that run other programs.
+    set_parsing_settings(import_path_denylist=[], instantiate_subclass_spec_in_any=False)
     with stopped_by_signals() as stop, input_warnings_to(_warn):
         return _main(list(sys.argv[1:] if argv is None else argv), stop)
 

@@ -15,6 +15,7 @@ _NO_GPU_MEMORY = (
     "not enough memory on the GPU: a coarser grid takes less (--spacing MM), so do cost volumes "
     "in half precision (cost_dtype), and, in training, checkpointed gradients and smaller batches"
 )
+_OF_MEMORY = ("allocate memory", "can't start new thread")
 
 
 class InputError(ValueError):
@@ -60,8 +61,8 @@ def sentence(error: Exception) -> str | None:
         return " ".join(str(error).split())
     if isinstance(error, torch.OutOfMemoryError):
         return _NO_GPU_MEMORY
-    # What the CPU allocator raises has no class of its own.
-    of_allocator = isinstance(error, RuntimeError) and "allocate memory" in str(error)
-    if of_allocator or isinstance(error, MemoryError):
+    # What the CPU allocator raises has no class of its own, nor has a thread without a stack.
+    said = str(error) if isinstance(error, RuntimeError) else ""
+    if isinstance(error, MemoryError) or any(text in said for text in _OF_MEMORY):
         return _NO_MEMORY
     return None

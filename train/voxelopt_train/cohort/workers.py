@@ -130,6 +130,7 @@ class _Worker:
         with _interrupts_ignored():
             self._process.start()
         theirs.close()  # so that the line ends with the process
+        self._has_begun = False
 
     def send(self, task: tuple[Any, ...]) -> None:
         with suppress(BrokenPipeError):  # a process that died while idle: `outcome` tells
@@ -138,12 +139,15 @@ class _Worker:
     def outcome(self) -> Any:
         """That it has begun, what the function returned, or `Died`; waits for it."""
         try:
-            return self.connection.recv()
+            outcome = self.connection.recv()
         except (EOFError, OSError):
             self._process.join()
             code = self._process.exitcode or 0
             self.end()
-        if code == 1:  # what Python ends with where it cannot even begin
+        else:
+            self._has_begun = True
+            return outcome
+        if code == 1 and not self._has_begun:  # what Python ends with where it cannot even begin
             raise InputError(
                 "no process can be started for the cohort; a script that registers one has to do "
                 'so below if __name__ == "__main__":'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -125,8 +126,10 @@ def _read_features(subject: Subject) -> Tensor:
         check_file(path, str(path))
         try:
             array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+        except (OSError, ValueError, EOFError, BadZipFile) as error:
             raise InputError(f"{path}: this is no array that can be read") from error
+        if not isinstance(array, np.ndarray):
+            raise InputError(f"{path}: expected one array, got a .npz file of several")
     else:
         volume = load_volume(path, "features")
         check_units(volume, str(path))

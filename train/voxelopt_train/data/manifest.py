@@ -116,6 +116,9 @@ def read_manifest(path: str | Path) -> Manifest:
 
 
 def _subject(folder: Path, entry: dict[str, str]) -> Subject:
+    if Path(entry["name"]).name != entry["name"]:  # results are called after it
+        raise InputError(f"{folder / NAME}: subject {entry['name']}: expected a name without /")
+
     def path(kind: str) -> Path | None:
         return folder / entry[kind] if kind in entry else None
 

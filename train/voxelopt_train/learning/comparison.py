@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from jsonargparse import Namespace
 from rich.console import Console
 
+from voxelopt_models.weights import read_state
 from voxelopt_train.comparison import Comparison
 from voxelopt_train.configs import find_config, read_settings
 from voxelopt_train.errors import InputError
@@ -116,10 +116,9 @@ def _as_settings(row: str) -> list[str]:
     encoder = _model(Path(config[1]))["init_args"]["encoder"]
     if not str(encoder["class_path"]).endswith(".FeatureEncoder"):
         raise InputError(f"{row}: ablate takes trainings whose encoder is a FeatureEncoder")
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
     learned = {
         key.removeprefix(_LEARNED): value.exp().tolist()
-        for key, value in state.items()
+        for key, value in read_state(checkpoint).items()
         if key.startswith(_LEARNED)
     }
     return [

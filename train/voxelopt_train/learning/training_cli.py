@@ -26,11 +26,12 @@ from voxelopt_train.errors import InputError
 from voxelopt_train.files import atomic_output, check_writable
 from voxelopt_train.learning.checkpoints import WholeCheckpoints
 from voxelopt_train.learning.registration_module import NOTHING_TO_TRAIN
+from voxelopt_train.learning.writer_errors import told_once
 
 _GO_ON = "its complete epochs are kept: --ckpt_path last goes on from there"
 _STAYS = "what is complete stays"
+_SENTENCES = (InputError, EncoderError, WeightsError)
 _TERMINATED = 128 + 15  # what shells and schedulers expect of a process that SIGTERM ended
-_OURS = (InputError, EncoderError, WeightsError)
 _DATA = "voxelopt_train.learning.PairDataModule"
 # Of libraries about each other; nothing that a user could act on.
 _NOISE = (
@@ -63,6 +64,12 @@ class TrainingCLI(LightningCLI):
     which ``--ckpt_path last`` goes on from; ``test`` its tables, ``predict`` its warps.
     """
 
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        # What is read of a checkpoint is no choice, see `WholeCheckpoints`.
+        commands = LightningCLI.subcommands().items()
+        return {command: {*skipped, "weights_only"} for command, skipped in commands}
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument(
             "-o", "--output", type=str, default="runs/latest", help="the folder of this run"
@@ -71,6 +78,9 @@ class TrainingCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         # Never sys.argv, which holds names of recipes.
         self.config: Namespace = parser.parse_args(args)
+
+    def _parse_ckpt_path(self) -> None:
+        """Not as Lightning: settings come from the configuration, a checkpoint names no classes."""
 
     def before_instantiate_classes(self) -> None:
         # A checkpoint has all weights: the file that the encoder started from may be gone by now.
@@ -85,7 +95,7 @@ class TrainingCLI(LightningCLI):
         except ValueError as error:
             # jsonargparse wraps what a constructor says into a listing of all its arguments.
             root: BaseException = error
-            while root.__cause__ is not None and not isinstance(root, _OURS):
+            while isinstance(root.__cause__, ValueError) and not isinstance(root, _SENTENCES):
                 root = root.__cause__
             raise InputError(str(root)) from error
 
@@ -120,6 +130,9 @@ class TrainingCLI(LightningCLI):
         checkpoint = self._get(self.config_init, "ckpt_path")
         if checkpoint == "last" and not last.is_file():
             raise InputError(f"--ckpt_path last: there is no {last}; the folder is that of -o")
+        if checkpoint is not None:
+            # Lightning would read it only once it has written to the folder.
+            WholeCheckpoints().load_checkpoint(last if checkpoint == "last" else checkpoint)
         trained = any(p.requires_grad for p in self.model.parameters())
         if self.subcommand != "fit":
             if trained and checkpoint is None:
@@ -165,7 +178,8 @@ def run_training(arguments: Sequence[str]) -> TrainingCLI:
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
         logging.getLogger(name).addFilter(_of_use)
     try:
-        return _training_cli(arguments)
+        with told_once():
+            return _training_cli(arguments)
     except MisconfigurationException as error:  # as a GPU asked for where there is none
         raise InputError(" ".join(str(error).split())) from error
     except RuntimeError as error:
@@ -218,6 +232,6 @@ def _training_cli(arguments: Sequence[str]) -> TrainingCLI:
         save_config_kwargs={"save_to_log_dir": False},
         parser_kwargs={
             "exit_on_error": False,
-            **{name: {"exit_on_error": False} for name in LightningCLI.subcommands()},
+            **{name: {"exit_on_error": False} for name in TrainingCLI.subcommands()},
         },
     )

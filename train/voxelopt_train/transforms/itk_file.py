@@ -6,6 +6,7 @@ that starts with a composite is one map, whose last part moves a point first.
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -137,7 +138,8 @@ def _hdf5_entry(group: Any, path: Path) -> Entry:
 
 
 def _write_hdf5(path: Path, entries: Sequence[Entry]) -> None:
-    with h5py.File(path, "w") as file:
+    whole = io.BytesIO()  # on a disk that fills up HDF5 ends the process
+    with h5py.File(whole, "w") as file:
         for number, entry in enumerate(entries):
             group = file.create_group(f"TransformGroup/{number}")
             group["TransformType"] = np.array([entry.kind], dtype=h5py.string_dtype("ascii"))
@@ -146,6 +148,7 @@ def _write_hdf5(path: Path, entries: Sequence[Entry]) -> None:
                 group.create_dataset(
                     "TransformParameters", data=entry.parameters, compression="gzip", shuffle=True
                 )
+    path.write_bytes(whole.getbuffer())
 
 
 def _read_mat(path: Path) -> list[Entry]:
