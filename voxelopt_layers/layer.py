@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from voxelopt_layers import native
 from voxelopt_layers.arguments import check_inputs
 from voxelopt_layers.assignment import Assignment
+from voxelopt_layers.bounds import bounded, bounded_gradient
 from voxelopt_layers.cost_volume import (
     Dissimilarity,
     checked_dissimilarity,
@@ -243,14 +244,16 @@ class VoxelOptLayer(nn.Module):
             shapes = pyramid_shapes(fixed.shape[2:], self.levels)
             pyramids = [
                 feature_pyramid(
-                    x.to(dtype),
+                    bounded_gradient(bounded(x).to(dtype)),
                     None if mask is None else mask.to(dtype),
                     shapes,
                     self.align_corners,
                 )
                 for x, mask in ((fixed, fixed_mask), (moving, moving_mask))
             ]
-            initial = None if initial_displacement is None else initial_displacement.to(dtype)
+            initial = initial_displacement
+            if initial is not None:
+                initial = bounded_gradient(bounded(initial).to(dtype))
             u, u_inverse = None, None
             levels: list[Level] = []
             for number, shape in enumerate(shapes):
@@ -322,6 +325,7 @@ class VoxelOptLayer(nn.Module):
         solver needs its memory.
         """
         if displacement is not None:
+            displacement = bounded_gradient(displacement)
             moving, moving_mask = warp_features(moving, moving_mask, displacement, self.boundary)
         masked = fixed_mask is not None or moving_mask is not None
         if not (masked or star or self._learns(fixed, moving)):
