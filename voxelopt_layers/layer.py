@@ -78,7 +78,7 @@ class VoxelOptLayer(nn.Module):
         upsampling_scale: factor on the field between levels; None is the exact one.
         cost_dtype: ``"float16"`` or ``"bfloat16"`` keeps cost volumes, the largest tensors, and
             their gradients in half the memory; all arithmetic stays in float32. float16 is the
-            finer one, for costs up to 65504; train with a scaled loss, as always in float16.
+            finer one, but cuts costs off at 65504; train with a scaled loss, as always in float16.
 
     Theta, beta and temperature are in units of cost, so the scale of the features matters: a
     standard deviation near 1 is right for the defaults. Where it is less than some three times the
@@ -220,7 +220,8 @@ class VoxelOptLayer(nn.Module):
         """Register and return all that was found on the way.
 
         Args:
-            fixed: features ``(B, C, *spatial)``, spatial 2-D or 3-D.
+            fixed: features ``(B, C, *spatial)``, spatial 2-D or 3-D. Beyond +-2^30, or what their
+                type holds, they are cut off, infinite ones too; the gradients end at +-2^33.
             moving: features of the same shape.
             fixed_mask: ``(B, 1, *spatial)`` in [0, 1]; 0 where the fixed image says nothing: no
                 signal at all, as the entropy goes. Patches (``"lncc"``, ``"mind"``) reach 1 and 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import torch
@@ -116,4 +117,5 @@ def stored_as(image: Nifti1Image, order: np.ndarray) -> Nifti1Image:
     """The same world, its array axes in another order and direction."""
     turn = np.eye(4)
     turn[:3, :3] = order
-    return image.as_reoriented(io_orientation(turn))
+    orientation: Any = io_orientation(turn)
+    return image.as_reoriented(orientation)
