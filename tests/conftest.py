@@ -6,6 +6,7 @@ import os
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from torch import Tensor
 
 from voxelopt_layers import native
@@ -18,6 +19,13 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 if not torch.cuda.is_available():  # before anything imports Triton
     os.environ["TRITON_INTERPRET"] = "1"
+
+# Properties are tried on the same few examples in every run; `--hypothesis-profile thorough` tries
+# many, which differ from run to run.
+_unhurried = {"deadline": None, "suppress_health_check": list(HealthCheck)}
+settings.register_profile("quick", max_examples=10, derandomize=True, database=None, **_unhurried)
+settings.register_profile("thorough", max_examples=500, print_blob=True, **_unhurried)
+settings.load_profile("quick")
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 import torch
 
@@ -74,3 +76,20 @@ def test_fields_keep_the_precision_of_the_features(dtype):
     fixed, moving = (texture((9, 10, 11), 2).double() for _ in range(2))
     result = VoxelOptLayer(cost_dtype=dtype).solve(fixed, moving)
     assert result.displacement.dtype == result.entropy[-1].dtype == torch.float64
+
+
+@pytest.mark.parametrize("path", ["C++", "Triton", "PyTorch"])
+@pytest.mark.parametrize("dissimilarity", ["l1", "l2", {"l1": 1.0, "l2": 0.5}, {"lncc": 1e5}])
+def test_costs_that_float16_does_not_hold_are_cut_off(path, dissimilarity, request):
+    if path == "Triton":
+        request.getfixturevalue("triton_kernels")
+    fixed, moving = (3e5 * texture((6, 7, 8), 2) for _ in range(2))
+    one_step = {"levels": 1, "warps_per_level": 1, "theta": (5.0,), "integration_steps": 0}
+    with native.set_aside() if path == "PyTorch" else contextlib.nullcontext():
+        cost = cost_volume(fixed, moving, 1, dissimilarity, dtype=torch.float16)
+        exact = cost_volume(fixed, moving, 1, dissimilarity)
+        assert cost.max() == 65504 < exact.max()
+        torch.testing.assert_close(cost.float(), exact.clamp(max=65504), atol=0, rtol=2e-3)
+        layer = VoxelOptLayer(dissimilarity=dissimilarity, cost_dtype="float16", **one_step)
+        solution = layer.solve(fixed, moving)
+    assert solution.displacement.isfinite().all() and solution.entropy[0].isfinite().all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 
 import numpy as np
@@ -14,6 +15,7 @@ from voxelopt_layers import (
     exponentiate,
     invert,
     jacobian_determinant,
+    native,
     resize_displacement,
     sample,
     warp,
@@ -108,6 +110,29 @@ def test_jacobian_sees_a_fold_and_a_single_slice():
     u[:, 0, 5:] = -4
     assert (jacobian_determinant(u) <= 0).any()
     assert torch.equal(jacobian_determinant(torch.zeros(1, 3, 4, 4, 1)), torch.ones(1, 4, 4, 1))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("boundary", ["zeros", "border"])
+@pytest.mark.parametrize("size", [1e10, 3.4e38, float("inf")])
+def test_what_leads_out_of_the_volume_is_outside_however_far(shape, boundary, size):
+    image = torch.randn(1, 1, *shape)
+    u = torch.full((1, len(shape), *shape), -size, requires_grad=True)
+    corner = image[(..., *[slice(0, 1)] * len(shape))] if boundary == "border" else torch.zeros(1)
+    for kernels in (contextlib.nullcontext, native.set_aside):
+        with kernels():
+            out = warp(image, u, boundary=boundary)
+        assert torch.equal(out, corner.expand_as(out))
+        (by_u,) = torch.autograd.grad(out.sum(), u)
+        assert torch.equal(by_u, torch.zeros_like(u))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_jacobian_of_what_float32_does_not_hold_is_a_number(shape):
+    u = (3e38 * torch.randn(1, len(shape), *shape).sign()).requires_grad_()
+    determinant = jacobian_determinant(u)
+    determinant.mean().backward()
+    assert determinant.isfinite().all() and u.grad is not None and u.grad.isfinite().all()
 
 
 @pytest.mark.parametrize("align_corners", [False, True])

@@ -137,6 +137,17 @@ def test_cuda_agrees_with_cpu(smooth_velocity, preset):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("scale", [1.0, 1e5])
+def test_cuda_keeps_costs_in_float16_as_cpu_does(smooth_velocity, scale):
+    """Those that float16 does not hold too, of which both cut off the same."""
+    fixed, moving, _ = (scale * x for x in pair((28, 32, 24), smooth_velocity))
+    layer = VoxelOptLayer(cost_dtype="float16", temperature=0.1 * scale, beta=0.1 * scale)
+    expected = layer(fixed, moving)
+    on_gpu = layer.cuda()(fixed.cuda(), moving.cuda()).cpu()
+    assert on_gpu.isfinite().all() and (on_gpu - expected).abs().mean() < 0.01
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("gradient", ["unrolled", "checkpointed"])
 def test_cuda_gradients_agree_with_cpu(smooth_velocity, gradient):
     fixed, moving, _ = pair((14, 16, 12), smooth_velocity)

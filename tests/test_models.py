@@ -57,6 +57,16 @@ def test_mind_ignores_scale_and_offset_and_survives_a_constant_image():
         mind_ssc(torch.zeros(1, 2, 6, 6))
 
 
+def test_mind_takes_any_unit_and_the_rounding_of_a_warp_for_nothing():
+    image = torch.randn(2, 1, 9, 8, 7)
+    for unit in (1e-9, 1e-30, 1e30):  # the first makes m^2/s of um^2/ms
+        torch.testing.assert_close(mind_ssc(unit * image), mind_ssc(image), atol=1e-4, rtol=0)
+    constant = torch.full((1, 1, 16, 16), 0.7)
+    noisy = constant * (1 + 1e-7 * torch.randn(1, 1, 16, 16))
+    torch.testing.assert_close(mind_ssc(noisy), mind_ssc(constant), atol=1e-3, rtol=0)
+    assert VoxelOptLayer(dissimilarity="mind")(constant, constant).abs().max() < 1e-3
+
+
 def test_mind_window_cuts_off_what_is_outside():
     image = 100 * torch.randn(1, 1, 8, 8, 8)
     windowed = torch.nn.Sequential(RawIntensity(window=(-50, 50)), MINDSSC())
@@ -77,6 +87,9 @@ def test_raw_intensities_go_from_0_to_1():
     constant = torch.full((1, 1, 4, 4), 5.0, requires_grad=True)
     RawIntensity()(constant).sum().backward()
     assert constant.grad is not None and constant.grad.isfinite().all()
+    largest = torch.tensor([-3.4e38, 0, 3.4e38]).reshape(1, 1, 3, 1)
+    extremes = RawIntensity(percentiles=(0, 100))(largest)
+    torch.testing.assert_close(extremes.flatten(), torch.tensor([0, 0.5, 1]))
     with pytest.raises(ValueError, match="window must go from low to high"):
         RawIntensity(window=(5, 5))
 

@@ -10,6 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from voxelopt_layers import native
 from voxelopt_layers.autograd import TensorFunction
+from voxelopt_layers.bounds import keep
 from voxelopt_layers.displacement import Boundary
 from voxelopt_layers.fused import FusedCostVolume
 from voxelopt_layers.offsets import Offsets, pad, reach, window
@@ -56,7 +57,7 @@ def channelwise_cost(
             part = _ChannelwiseCost.apply(f, padded, kept, offsets, squared, scale)
         cost = part if cost is None else added(cost, part)
     assert cost is not None
-    return cost.to(dtype)
+    return keep(cost, dtype)
 
 
 def _unit_map(features: Tensor, dissimilarity: str) -> tuple[Tensor | float, Tensor]:
@@ -103,7 +104,7 @@ class _ChannelwiseCost(TensorFunction):
                     term = term.square_() if squared else term.abs_()
                     total = term if total is None else total.add_(term)
                 assert total is not None
-                cost[:, i, rows] = total.mul_(scale)
+                cost[:, i, rows] = keep(total.mul_(scale), dtype)
         return cost
 
     @staticmethod
@@ -142,5 +143,7 @@ def _slabs(features: Tensor) -> list[slice]:
 def added(cost: Tensor, part: Tensor) -> Tensor:
     """The sum; in place of the first where there is no gradient to come."""
     if torch.is_grad_enabled() and (cost.requires_grad or part.requires_grad):
-        return cost + part
-    return cost.add_(part)
+        return keep(cost + part, cost.dtype)
+    cost.add_(part)
+    # In place too: what float16 saves is the room for a copy.
+    return cost.clamp_(max=torch.finfo(cost.dtype).max) if cost.dtype == torch.float16 else cost

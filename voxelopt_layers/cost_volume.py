@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from voxelopt_layers import native
+from voxelopt_layers.bounds import LARGEST_COST, bounded, bounded_gradient, keep
 from voxelopt_layers.channelwise_cost import added, channelwise_cost
 from voxelopt_layers.displacement import Boundary
-from voxelopt_layers.fused import as_tensor, match
+from voxelopt_layers.fused import as_tensor, match, working_dtype
 from voxelopt_layers.local_correlation import local_correlation_cost
 from voxelopt_layers.offsets import Offsets, pad, search_offsets, star_offsets, window
 from voxelopt_layers.self_similarity import descriptors_of_channels
@@ -61,7 +62,7 @@ def cost_volume(
     """``C(x, o) = d_s(f(x), m(x + o))`` for all offsets within ``radius`` (equation 3).
 
     Args:
-        fixed: features ``(B, C, *spatial)``.
+        fixed: features ``(B, C, *spatial)``; beyond +-2^30 they are cut off.
         moving: features ``(B, C, *spatial)`` on the same grid.
         radius: search radius k in voxels.
         dissimilarity: ``"l1"`` or ``"l2"``, the mean over channels of the absolute or squared
@@ -76,7 +77,8 @@ def cost_volume(
         fixed_mask: ``(B, 1, *spatial)`` in [0, 1]; where 0, all offsets cost the same (0).
         moving_mask: ``(B, 1, *spatial)`` in [0, 1]; where an offset leads to a 0, all offsets of
             the voxel cost the same (0), so that a 0 neither attracts nor repels.
-        dtype: what the costs are kept in, if not in the type of the features.
+        dtype: what the costs are kept in, if not in the type of the features. They are computed in
+            float32 at least; in float16 they are cut off at its largest number, 65504.
         star: the 2 d + 1 `star_offsets` alone.
 
     Returns:
@@ -89,12 +91,13 @@ def cost_volume(
         )
     dissimilarity = checked_dissimilarity(dissimilarity)
     d, dtype = fixed.dim() - 2, dtype or fixed.dtype
+    fixed, moving = (bounded_gradient(bounded(x).to(working_dtype(x))) for x in (fixed, moving))
     radius = 1 if star else radius
     offsets = star_offsets(d) if star else search_offsets(radius, d)
     if callable(dissimilarity):
         padded = pad(moving, radius, boundary)
         moved = (window(padded, o, radius, fixed.shape[2:]) for o in offsets)
-        cost = torch.stack([_called(dissimilarity, fixed, m).to(dtype) for m in moved], dim=1)
+        cost = torch.stack([keep(_called(dissimilarity, fixed, m), dtype) for m in moved], dim=1)
     else:
         named = dissimilarity if isinstance(dissimilarity, Mapping) else {dissimilarity: 1.0}
         cost = _weighted_cost(fixed, moving, offsets, named, boundary, dtype)
@@ -156,7 +159,7 @@ def _called(function: Callable[[Tensor, Tensor], Tensor], fixed: Tensor, window:
             f"dissimilarity must map two {tuple(fixed.shape)} to {expected}, one cost per voxel, "
             f"it returned {tuple(cost.shape)}"
         )
-    return cost
+    return cost.clamp(-LARGEST_COST, LARGEST_COST)
 
 
 def _erode(mask: Tensor, radius: int) -> Tensor:

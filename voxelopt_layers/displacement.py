@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from voxelopt_layers import native
+from voxelopt_layers.bounds import bounded
 from voxelopt_layers.fused import FusedExponential, FusedWarp
 
 Boundary = Literal["zeros", "border"]
@@ -69,12 +70,10 @@ def sample(
     exact = image.dtype if image.is_floating_point() else torch.float64
     if image.device.type != "mps":  # which has no float64
         dtype = torch.promote_types(dtype, exact)
+    coordinates = bounded(coordinates.to(dtype))  # what lies further out is outside all the same
     # grid_sample wants the last axis first, scaled so that -1 and 1 are the outer voxel edges.
     grid = torch.stack(
-        [
-            (2 * coordinates[:, n].to(dtype) + 1) / image.shape[2 + n] - 1
-            for n in reversed(range(d))
-        ],
+        [(2 * coordinates[:, n] + 1) / image.shape[2 + n] - 1 for n in reversed(range(d))],
         dim=-1,
     ).expand(image.shape[0], *coordinates.shape[2:], d)
     # In 2-D the backward pass of grid_sample ends the process over a NaN: it goes around that.
@@ -191,7 +190,7 @@ def jacobian_determinant(displacement: Tensor) -> Tensor:
     """Determinant of the Jacobian of ``x + u(x)``: local volume change, ``<= 0`` where it folds.
 
     Central differences inside, one-sided at the border; along an axis of a single voxel the
-    field is taken as constant.
+    field is taken as constant. Derivatives are cut off at +-2^30.
 
     Args:
         displacement: ``(B, d, *spatial)`` in voxels.
@@ -205,7 +204,7 @@ def jacobian_determinant(displacement: Tensor) -> Tensor:
         out: list[Tensor] = []
         for axis in range(d):
             if displacement.shape[2 + axis] > 1:
-                derivative = torch.gradient(displacement[:, n], dim=1 + axis)[0]
+                derivative = bounded(torch.gradient(displacement[:, n], dim=1 + axis)[0])
             else:
                 derivative = torch.zeros_like(displacement[:, n])
             out.append(derivative + 1 if axis == n else derivative)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from voxelopt_layers import native
 from voxelopt_layers.arguments import check_inputs
 from voxelopt_layers.assignment import Assignment
+from voxelopt_layers.bounds import bounded, bounded_gradient
 from voxelopt_layers.cost_volume import (
     Dissimilarity,
     checked_dissimilarity,
@@ -77,7 +78,7 @@ class VoxelOptLayer(nn.Module):
         upsampling_scale: factor on the field between levels; None is the exact one.
         cost_dtype: ``"float16"`` or ``"bfloat16"`` keeps cost volumes, the largest tensors, and
             their gradients in half the memory; all arithmetic stays in float32. float16 is the
-            finer one, for costs up to 65504; train with a scaled loss, as always in float16.
+            finer one, but cuts costs off at 65504; train with a scaled loss, as always in float16.
 
     Theta, beta and temperature are in units of cost, so the scale of the features matters: a
     standard deviation near 1 is right for the defaults. Where it is less than some three times the
@@ -220,7 +221,8 @@ class VoxelOptLayer(nn.Module):
         """Register and return all that was found on the way.
 
         Args:
-            fixed: features ``(B, C, *spatial)``, spatial 2-D or 3-D.
+            fixed: features ``(B, C, *spatial)``, spatial 2-D or 3-D. Beyond +-2^30, or what their
+                type holds, they are cut off, infinite ones too; the gradients end at +-2^33.
             moving: features of the same shape.
             fixed_mask: ``(B, 1, *spatial)`` in [0, 1]; 0 where the fixed image says nothing: no
                 signal at all, as the entropy goes. Patches (``"lncc"``, ``"mind"``) reach 1 and 2
@@ -246,14 +248,16 @@ class VoxelOptLayer(nn.Module):
             shapes = pyramid_shapes(fixed.shape[2:], self.levels)
             pyramids = [
                 feature_pyramid(
-                    x.to(dtype),
+                    bounded_gradient(bounded(x).to(dtype)),
                     None if mask is None else mask.to(dtype),
                     shapes,
                     self.align_corners,
                 )
                 for x, mask in ((fixed, fixed_mask), (moving, moving_mask))
             ]
-            initial = None if initial_displacement is None else initial_displacement.to(dtype)
+            initial = initial_displacement
+            if initial is not None:
+                initial = bounded_gradient(bounded(initial).to(dtype))
             u, u_inverse = None, None
             levels: list[Level] = []
             for number, shape in enumerate(shapes):
@@ -328,6 +332,7 @@ class VoxelOptLayer(nn.Module):
         solver needs its memory.
         """
         if displacement is not None:
+            displacement = bounded_gradient(displacement)
             moving, moving_mask = warp_features(moving, moving_mask, displacement, self.boundary)
         masked = fixed_mask is not None or moving_mask is not None
         if not (masked or star or self._learns(fixed, moving)):

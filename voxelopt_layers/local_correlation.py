@@ -18,6 +18,8 @@ from torch.autograd.function import once_differentiable
 
 from voxelopt_layers import native
 from voxelopt_layers.autograd import TensorFunction
+from voxelopt_layers.bounds import keep
+from voxelopt_layers.channelwise_cost import added
 from voxelopt_layers.displacement import Boundary
 from voxelopt_layers.offsets import Offsets, pad, reach, window
 
@@ -41,8 +43,8 @@ def local_correlation(fixed: Tensor, moving: Tensor) -> Tensor:
         for x in (fixed, moving, fixed.square(), moving.square(), fixed * moving)
     )
     variances = [(square - mean.square()).clamp_min(0) for square, mean in ((ff, f), (mm, m))]
-    product = (variances[0] + LEAST_VARIANCE) * (variances[1] + LEAST_VARIANCE)
-    return ((fm - f * m) * product.rsqrt()).clamp(-1, 1).mean(1)
+    per_f, per_m = ((variance + LEAST_VARIANCE).rsqrt() for variance in variances)
+    return ((fm - f * m) * per_f * per_m).clamp(-1, 1).mean(1)
 
 
 def volume_mean(image: Tensor, first_axis: int) -> Tensor:
@@ -94,11 +96,11 @@ def local_correlation_cost(
     )
     if needs_grad and torch.compiler.is_compiling():  # which follows no gradient by hand
         parts = _parts(fixed, moving, offsets, boundary)
-        cost = torch.stack([scale * part for part in parts], dim=1).to(dtype)
-        return cost if onto is None else onto + cost
+        cost = keep(torch.stack([scale * part for part in parts], dim=1), dtype)
+        return cost if onto is None else added(onto, cost)
     if needs_grad:
         cost = _LocalCorrelation.apply(fixed, moving, offsets, boundary, dtype, scale)
-        return cost if onto is None else onto + cost
+        return cost if onto is None else added(onto, cost)
     return _forward(fixed, moving, offsets, boundary, dtype, scale, onto)
 
 
@@ -123,7 +125,7 @@ def _forward(
         native.local_correlation(*tensors, *options, share, LEAST_VARIANCE, onto is not None)
         return cost
     for i, part in enumerate(_parts(fixed, moving, offsets, boundary)):
-        cost[:, i] = scale * part if onto is None else onto[:, i] + scale * part
+        cost[:, i] = keep(scale * part if onto is None else onto[:, i] + scale * part, dtype)
     return cost
 
 

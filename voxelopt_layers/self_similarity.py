@@ -34,6 +34,9 @@ def mind_ssc(image: Tensor, radius: int = 2, dilation: int = 2) -> Tensor:
     if d not in (2, 3) or image.shape[1] != 1:
         raise ValueError(f"image must be (B, 1, H, W) or (B, 1, D, H, W), got {tuple(image.shape)}")
     image = image.to(torch.promote_types(image.dtype, torch.float32))
+    # Whatever their unit is, the squares of intensities are numbers then.
+    largest = image.detach().abs().amax(tuple(range(1, d + 2)), keepdim=True)
+    image = image / largest.clamp_min(torch.finfo(image.dtype).tiny)
     neighbours = [(axis, sign) for axis, sign in product(range(d), (-1, 1))]
     padded = pad(image, dilation, "border")
 
@@ -54,9 +57,9 @@ def mind_ssc(image: Tensor, radius: int = 2, dilation: int = 2) -> Tensor:
     distances = distances - distances.amin(1, keepdim=True)
     variance = distances.mean(1, keepdim=True)
     typical = volume_mean(variance, first_axis=1)
-    # A constant image has variance 0 everywhere: all descriptors are 1. The square of the floor is
-    # still a number, so that their gradient is 0.
-    floor = torch.finfo(image.dtype).tiny ** 0.5
+    # A constant image has no variance but that of its rounding in a warp: all descriptors are 1,
+    # and their gradient is 0.
+    floor = (256 * torch.finfo(image.dtype).eps) ** 2
     variance = torch.clamp(variance, typical * 1e-3, typical * 1e3).clamp_min(floor)
     return torch.exp(-distances / variance)
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from voxelopt_layers import native
 from voxelopt_layers.assignment import Assignment, assign
+from voxelopt_layers.bounds import bounded_gradient
 from voxelopt_layers.displacement import Boundary
 from voxelopt_layers.entropy import cost_entropy, entropy_to_sigma
 from voxelopt_layers.fused import Descent, FusedDescent, FusedEntropy, Remade, as_tensor
@@ -151,7 +152,7 @@ class CoordinateDescent(nn.Module):
         if not self.adaptive:  # every voxel gets the width of the weakest signal
             widest = alpha * math.log(2) if self.sigma_range is None else self.sigma_range[1]
             return torch.ones_like(entropy) * widest
-        sigma = entropy_to_sigma(entropy, alpha, self.sigma_range)
+        sigma = bounded_gradient(entropy_to_sigma(entropy, alpha, self.sigma_range))
         if not self.sigma_smoothing:
             return sigma
         width = torch.full_like(sigma, self.sigma_smoothing)

@@ -39,6 +39,7 @@ class RawIntensity(nn.Module):
         if self.window is not None:
             low, high = self.window
             return ((image - low) / (high - low)).clamp(0, 1)
+        image = 0.5 * image  # the largest and the least may be further apart than float32 holds
         values = image.flatten(2)
         values = values[:, :, :: -(-values.shape[2] // _MOST_VOXELS)]
         points = torch.tensor(self.percentiles, device=image.device, dtype=image.dtype) / 100

@@ -215,10 +215,7 @@ def _solve(
         )
     assert solution.inverse is not None
     if not solution.displacement.isfinite().all():
-        raise InputError(
-            "the registration found no numbers: the costs overflow; weigh them less, or keep them "
-            "in bfloat16 or float32"
-        )
+        raise InputError("the registration found no numbers: features are NaN, or costs overflow")
     entropy = resize(solution.entropy[-1], shape)  # an encoder may have a stride
     return solution.displacement.cpu(), solution.inverse.cpu(), entropy.cpu()
 

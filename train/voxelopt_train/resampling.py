@@ -15,6 +15,9 @@ from voxelopt_train.grids import Grid
 from voxelopt_train.images import Image
 from voxelopt_train.transforms import AffineTransform, Transform, flatten, inside, slabs
 
+# Rounding takes interpolation beyond it, of what marks missing values in some files.
+_MOST = torch.finfo(torch.float32).max
+
 
 def resample(
     image: Image,
@@ -53,6 +56,8 @@ def resample(
     out = torch.empty(grid.shape, dtype=data.dtype, device=data.device)
     for slab, points in mapped_slabs(grid, stages, data.device):
         values = sample(data[None, None], points.to(torch.float32), mode, "border")
+        if mode == "linear":
+            values = values.clamp(-_MOST, _MOST)
         if fill is not None:
             values = torch.where(inside(points, image.grid.shape), values, values.new_tensor(fill))
         out[slab] = values[0, 0]
@@ -93,4 +98,4 @@ def _smooth(data: Tensor, step: np.ndarray) -> Tensor:
     """Widen the voxels from 1 to ``step``, both as FWHM of a Gaussian (Cardoso et al., 2015)."""
     variance = np.maximum(step**2 - 1, 0) / (8 * np.log(2))
     smoothed = gaussian_filter(data.cpu().numpy(), np.sqrt(variance), mode="nearest")
-    return torch.from_numpy(smoothed).to(data.device)
+    return torch.from_numpy(np.clip(smoothed, -_MOST, _MOST)).to(data.device)

@@ -67,7 +67,7 @@ def _entropy_of(cost, rows, beta, log_floor, FLOOR: tl.constexpr):
 @triton.jit
 def _match(
     fixed, moving, cost, entropy, beta, voxels, padded, height, width, channels, scale, log_floor,
-    RADIUS: tl.constexpr, SQUARED: tl.constexpr, ENTROPY: tl.constexpr, FLOOR: tl.constexpr,
+    most, RADIUS: tl.constexpr, SQUARED: tl.constexpr, ENTROPY: tl.constexpr, FLOOR: tl.constexpr,
     ACC: tl.constexpr, COUNT: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Costs of a block of voxels, and their entropy before they leave the registers."""
@@ -80,7 +80,7 @@ def _match(
         f = tl.load(fixed + channel * voxels + i, inside, 0.0).to(ACC)
         m = tl.load(moving + channel * padded + beside, valid, 0.0).to(ACC)
         total += _difference(f[None, :], m, SQUARED)
-    total *= scale
+    total = tl.minimum(total * scale, most, tl.PropagateNan.ALL)
     tl.store(cost + at, total.to(cost.dtype.element_ty), valid)
     if ENTROPY:
         value = _entropy_of(total, rows, tl.load(beta).to(ACC), log_floor, FLOOR)
@@ -186,7 +186,7 @@ def cost_volume(
     moving = _pad(moving, radius, border)
     _match[grid(voxels, shape["BLOCK"], len(cost))](
         fixed, moving, cost, entropy, beta, voxels, moving[0, 0].numel(), height, width,
-        fixed.shape[1], scale, _log(floor), RADIUS=radius, SQUARED=squared,
+        fixed.shape[1], scale, _log(floor), _most(cost), RADIUS=radius, SQUARED=squared,
         ENTROPY=entropy is not None, FLOOR=floor > 0, ACC=accumulator(fixed), **shape,
     )  # fmt: skip
 
@@ -258,6 +258,11 @@ def _unpad(grad: Tensor, radius: int, border: bool) -> Tensor:
                 inner.narrow(axis, place, 1).add_(end.sum(axis, keepdim=True))
         grad = inner
     return grad
+
+
+def _most(cost: Tensor) -> float:
+    """Where costs are cut off: at the largest number of float16."""
+    return torch.finfo(cost.dtype).max if cost.dtype == torch.float16 else math.inf
 
 
 def _log(floor: float) -> float:

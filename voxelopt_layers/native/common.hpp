@@ -129,6 +129,14 @@ inline Lanes fill(float x) { return x - Lanes{}; }
 // NaN as the second argument is the result; as the first it is passed over.
 inline Lanes larger(const Lanes &a, const Lanes &b) { return a > b ? a : b; }
 inline Lanes smaller(const Lanes &a, const Lanes &b) { return a < b ? a : b; }
+// Costs as this library can keep them: cut off at the largest number of float16.
+inline Lanes keepable(const Lanes &cost) {
+#if VOXELOPT_KEPT == 1
+  return larger(fill(-65504.0f), smaller(fill(65504.0f), cost));
+#else
+  return cost;
+#endif
+}
 inline Lanes magnitude(const Lanes &a) { return Lanes((IntLanes(a) & 0x7fffffff)); }
 
 // exp for x <= 88: 2^n times a Taylor polynomial on half an octave either side of 0.

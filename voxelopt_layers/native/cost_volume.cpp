@@ -48,7 +48,7 @@ void row_cost(const float *fixed, long voxels, const float *moving, long padded,
       const Lanes t = load(fixed + c * voxels + x, left) - load(moving + c * padded + x, left);
       sum += squared ? t * t : magnitude(t);
     }
-    store(sum * scale, out + x, left);
+    store(keepable(sum * scale), out + x, left);
   });
 }
 

@@ -169,7 +169,7 @@ void correlate(const Patches &fixed, const Patches &moving, const Window &window
             const Lanes c = (load(sums + h * line + x) * share - means) * unit;
             const Lanes bounded = smaller(fill(1.0f), larger(fill(-1.0f), c));
             const Lanes before = add ? load(out + x, left) : Lanes{};
-            store(before + scale * (1.0f - bounded), out + x, left);
+            store(keepable(before + scale * (1.0f - bounded)), out + x, left);
           });
         }
       });
