@@ -1,12 +1,13 @@
-"""Peak of memory of one registration in a process of its own: ``peak_memory.py JSON``.
+"""Peaks of memory of registrations in a process of their own: ``peak_memory.py JSON``.
 
-JSON has the ``shape`` of both images (of 1 mm), and ``encoder``, ``layer`` (its keywords) and
-``spacing_mm`` as `register` takes them. It prints the bytes that registration and report took
-beyond what the process held before.
+JSON is a list; each item has the ``shape`` of both images (of 1 mm), and ``encoder``, ``layer``
+(its keywords) and ``spacing_mm`` as `register` takes them. Printed are the bytes that registration
+and report took beyond what the process held before, a line each.
 """
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import json
 import sys
@@ -37,17 +38,16 @@ def volume(shape: tuple[int, ...], seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def measure(shape: tuple[int, ...], layer: dict[str, Any], **options: Any) -> int:
-    def run(shape: tuple[int, ...]) -> int:
-        pair = [volume(shape, seed) for seed in range(2)]
-        gc.collect()
-        CLEAR.write_text("5")  # the peak begins anew
-        before = status("VmRSS")
-        make_report(register(*pair, layer=VoxelOptLayer(**layer), **options))
-        return status("VmHWM") - before
-
-    run((16, 16, 16))  # what is compiled once
-    return run(shape)
+    pair = [volume(shape, seed) for seed in range(2)]
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # what is free, but not given back, would not count
+    CLEAR.write_text("5")  # the peak begins anew
+    before = status("VmRSS")
+    make_report(register(*pair, layer=VoxelOptLayer(**layer), **options))
+    return status("VmHWM") - before
 
 
 if __name__ == "__main__":
-    print(measure(**json.loads(sys.argv[1])))
+    measure((16, 16, 16), {})  # what is imported and compiled once
+    for case in json.loads(sys.argv[1]):
+        print(measure(**case))

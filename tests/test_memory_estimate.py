@@ -19,7 +19,8 @@ from voxelopt_train import InputError, memory_estimate, register
 from voxelopt_train.grids import Grid, working_grid
 from voxelopt_train.memory_estimate import resampling_bytes, solving_bytes
 
-MEASURED = Path(__file__).with_name("peak_memory.py")
+PEAKS = Path(__file__).with_name("peak_memory.py")
+CHANNELS = {"raw": 1, "mind": 12}
 RAW = PRESETS["intensity"]
 WIDE = {**PRESETS["paper"], "search_radius": 2, "cost_dtype": "float16"}
 CASES: dict[str, tuple[tuple[int, int, int], str, dict[str, Any], float | None]] = {
@@ -30,20 +31,26 @@ CASES: dict[str, tuple[tuple[int, int, int], str, dict[str, Any], float | None]]
 }
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="peaks of memory are Linux's to tell")
-@pytest.mark.parametrize("case", CASES)
-def test_the_estimate_is_near_the_measured_peak(case):
-    shape, encoder, layer, spacing_mm = CASES[case]
-    spec = {"shape": shape, "encoder": encoder, "layer": layer, "spacing_mm": spacing_mm}
-    command = [sys.executable, str(MEASURED), json.dumps(spec)]
+@pytest.fixture(scope="module")
+def measured() -> dict[str, int]:
+    if sys.platform != "linux":
+        pytest.skip("peaks of memory are Linux's to tell")
+    keys = ("shape", "encoder", "layer", "spacing_mm")
+    specs = [dict(zip(keys, case, strict=True)) for case in CASES.values()]
+    command = [sys.executable, str(PEAKS), json.dumps(specs)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    measured, voxels = int(done.stdout), math.prod(shape)
+    return dict(zip(CASES, map(int, done.stdout.split()), strict=True))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_estimate_is_near_the_measured_peak(case, measured):
+    shape, encoder, layer, spacing_mm = CASES[case]
+    voxels = math.prod(shape)
     working = math.prod(working_grid(Grid(shape, np.eye(4)), spacing_mm).shape)
-    channels = {"raw": 1, "mind": 12}[encoder]
-    solving = solving_bytes(working, VoxelOptLayer(**layer), channels)
+    solving = solving_bytes(working, VoxelOptLayer(**layer), CHANNELS[encoder])
     images = 8 * voxels  # both of them, read before the estimate is needed
     estimate = images + max(solving, resampling_bytes(voxels))
-    assert estimate == pytest.approx(measured, rel=0.3)
+    assert estimate == pytest.approx(measured[case], rel=0.3)
 
 
 def volumes(*shape: int) -> list[tuple[np.ndarray, np.ndarray]]:

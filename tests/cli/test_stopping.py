@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,14 @@ REGISTER = ["register", "fixed.nii.gz", "moving.nii.gz", "-o", "out/", *QUICK]
 @pytest.fixture(autouse=True)
 def _picture(no_picture) -> None:
     pass
+
+
+@pytest.fixture(autouse=True)
+def _not_ignored() -> Iterator[None]:
+    """Even where all tests were started by nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 def send(*numbers: int):
