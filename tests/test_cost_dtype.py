@@ -93,3 +93,17 @@ def test_costs_that_float16_does_not_hold_are_cut_off(path, dissimilarity, reque
         layer = VoxelOptLayer(dissimilarity=dissimilarity, cost_dtype="float16", **one_step)
         solution = layer.solve(fixed, moving)
     assert solution.displacement.isfinite().all() and solution.entropy[0].isfinite().all()
+
+
+@pytest.mark.parametrize("kernels", [True, False])
+def test_a_gradient_that_overflows_in_float16_is_seen(kernels):
+    """By torch.amp.GradScaler, which lowers its scale then."""
+    fixed, moving = (texture((6, 7, 8), 2).float().requires_grad_() for _ in range(2))
+    one_step = {"levels": 1, "warps_per_level": 1, "theta": (5.0,)}
+    layer = VoxelOptLayer(cost_dtype="float16", temperature=0.1, **one_step)
+    with contextlib.nullcontext() if kernels else native.set_aside():
+        loss = layer(fixed, moving).square().sum()
+        gradients = [
+            torch.autograd.grad(scale * loss, fixed, retain_graph=True)[0] for scale in (1, 2**60)
+        ]
+    assert [bool(gradient.isfinite().all()) for gradient in gradients] == [True, False]

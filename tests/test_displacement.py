@@ -163,3 +163,9 @@ def test_wrong_shapes_are_named():
         warp(torch.zeros(1, 1, 4, 5), torch.zeros(1, 2, 4, 4))
     with pytest.raises(ValueError, match="coordinates must have 2 channels"):
         sample(torch.zeros(1, 1, 4, 4), torch.zeros(1, 3, 4, 4))
+
+
+def test_batches_by_vmap():
+    u = torch.randn(3, 1, 3, 5, 6, 7)
+    jacobian = torch.vmap(jacobian_determinant)(u)
+    torch.testing.assert_close(jacobian, torch.stack([jacobian_determinant(v) for v in u]))

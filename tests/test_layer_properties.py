@@ -14,7 +14,7 @@ from torch import Tensor
 from anything import layers, problems, shapes, values, with_and_without_kernels
 from textures import texture
 from voxelopt_layers import VoxelOptLayer, cost_volume, native
-from voxelopt_layers.bounds import LARGEST_FEATURE, LARGEST_GRADIENT
+from voxelopt_layers.bounds import LARGEST, LARGEST_GRADIENT
 from voxelopt_layers.pyramid import pyramid_shapes
 
 both_paths = pytest.mark.parametrize("kernels", [contextlib.nullcontext, native.set_aside])
@@ -120,7 +120,7 @@ def test_where_float16_overflowed_features_are_the_largest_there_are(kernels):
 
 @both_paths
 def test_gradients_end_where_chains_of_warps_would_make_them_overflow(kernels):
-    fixed, moving = (LARGEST_FEATURE * texture((8, 9), 1) for _ in range(2))
+    fixed, moving = (LARGEST * texture((8, 9), 1) for _ in range(2))
     with kernels():
         cost = cost_volume(fixed.requires_grad_(), moving, 1, "l2")
         (by_fixed,) = torch.autograd.grad(1e20 * cost.sum(), fixed)

@@ -78,7 +78,9 @@ def test_a_fixed_image_that_is_too_large_for_any_working_grid(monkeypatch):
 
 
 def test_a_gpu_has_its_own_memory(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10**6, 10**9))
+    free = {"mem_get_info": (10**6, 10**9), "memory_reserved": 3 * 10**8, "memory_allocated": 10**8}
+    for name, said in free.items():
+        monkeypatch.setattr(torch.cuda, name, lambda _, said=said: said)
     grid = Grid((40, 40, 40), np.eye(4))
-    with pytest.raises(InputError, match=r"of memory of cuda:0, .* would fit .*, or the CPU$"):
+    with pytest.raises(InputError, match=r"of cuda:0, 0\.2 GB .* would fit .*, or the CPU$"):
         memory_estimate.check_memory(grid, grid, VoxelOptLayer(), 8, torch.device("cuda:0"))

@@ -10,15 +10,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from voxelopt_layers.autograd import TensorFunction
 
-# Far beyond features on a scale that the layer's settings could mean anything to.
-LARGEST_FEATURE = 2.0**30
+# Far beyond features on a scale that the layer's settings could mean anything to, and any volume.
+LARGEST = 2.0**30
 LARGEST_COST = 2.0**63  # of a user's function; L2 is at most 2^62
-# Of those between two stages; in float16, where losses are scaled until gradients become infinite,
-# they still do.
 LARGEST_GRADIENT = 2.0**33
 
 
@@ -26,9 +23,9 @@ def bounded(features: Tensor) -> Tensor:
     """Features cut off at +-2^30, or at the largest number of their type; NaN stays.
 
     So infinite ones, into which float16 overflows in an encoder, are as large as finite ones can
-    be. There is no copy where nothing is to be cut off.
+    be. On CPU there is no copy where nothing is to be cut off.
     """
-    most = min(LARGEST_FEATURE, torch.finfo(features.dtype).max)
+    most = min(LARGEST, torch.finfo(features.dtype).max)
     # To look first takes a fraction of the time of a copy, but a GPU would have to wait for it.
     eager = features.device.type == "cpu" and not torch.compiler.is_compiling()
     if eager and features.numel() > 0:
@@ -38,9 +35,13 @@ def bounded(features: Tensor) -> Tensor:
     return features.clamp(-most, most)
 
 
-def bounded_gradient(tensor: Tensor) -> Tensor:
-    """The tensor itself, whose gradient is cut off at +-2^33; NaN stays."""
-    if torch.is_grad_enabled() and tensor.requires_grad:
+def bounded_gradient(tensor: Tensor, cost_dtype: torch.dtype | None = None) -> Tensor:
+    """The tensor itself, whose gradient is cut off at +-2^33; NaN stays.
+
+    Not with costs in float16: losses are scaled there until some gradient becomes infinite, which
+    has to be seen.
+    """
+    if torch.is_grad_enabled() and tensor.requires_grad and cost_dtype != torch.float16:
         return _BoundedGradient.apply(tensor)
     return tensor
 
@@ -59,6 +60,5 @@ class _BoundedGradient(TensorFunction):
         return tensor.view_as(tensor)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
         return grads[0].clamp(-LARGEST_GRADIENT, LARGEST_GRADIENT)

@@ -90,8 +90,27 @@ def cost_volume(
             f"{tuple(fixed.shape)} and {tuple(moving.shape)}"
         )
     dissimilarity = checked_dissimilarity(dissimilarity)
-    d, dtype = fixed.dim() - 2, dtype or fixed.dtype
-    fixed, moving = (bounded_gradient(bounded(x).to(working_dtype(x))) for x in (fixed, moving))
+    dtype = dtype or fixed.dtype
+    fixed, moving = (bounded(x).to(working_dtype(x)) for x in (fixed, moving))
+    return bounded_cost_volume(
+        fixed, moving, radius, dissimilarity, boundary, fixed_mask, moving_mask, dtype, star
+    )
+
+
+def bounded_cost_volume(
+    fixed: Tensor,
+    moving: Tensor,
+    radius: int,
+    dissimilarity: Dissimilarity,
+    boundary: Boundary,
+    fixed_mask: Tensor | None,
+    moving_mask: Tensor | None,
+    dtype: torch.dtype,
+    star: bool,
+) -> Tensor:
+    """`cost_volume` of features that are `bounded`, in float32 at least."""
+    fixed, moving = (bounded_gradient(x, dtype) for x in (fixed, moving))
+    d = fixed.dim() - 2
     radius = 1 if star else radius
     offsets = star_offsets(d) if star else search_offsets(radius, d)
     if callable(dissimilarity):

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from voxelopt_layers import native
-from voxelopt_layers.bounds import bounded
+from voxelopt_layers.bounds import LARGEST
 from voxelopt_layers.fused import FusedExponential, FusedWarp
 
 Boundary = Literal["zeros", "border"]
@@ -70,7 +70,8 @@ def sample(
     exact = image.dtype if image.is_floating_point() else torch.float64
     if image.device.type != "mps":  # which has no float64
         dtype = torch.promote_types(dtype, exact)
-    coordinates = bounded(coordinates.to(dtype))  # what lies further out is outside all the same
+    # What lies further out is outside all the same.
+    coordinates = coordinates.to(dtype).clamp(-LARGEST, LARGEST)
     # grid_sample wants the last axis first, scaled so that -1 and 1 are the outer voxel edges.
     grid = torch.stack(
         [(2 * coordinates[:, n] + 1) / image.shape[2 + n] - 1 for n in reversed(range(d))],
@@ -204,7 +205,8 @@ def jacobian_determinant(displacement: Tensor) -> Tensor:
         out: list[Tensor] = []
         for axis in range(d):
             if displacement.shape[2 + axis] > 1:
-                derivative = bounded(torch.gradient(displacement[:, n], dim=1 + axis)[0])
+                derivative = torch.gradient(displacement[:, n], dim=1 + axis)[0]
+                derivative = derivative.clamp(-LARGEST, LARGEST)
             else:
                 derivative = torch.zeros_like(displacement[:, n])
             out.append(derivative + 1 if axis == n else derivative)

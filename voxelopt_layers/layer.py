@@ -15,8 +15,8 @@ from voxelopt_layers.assignment import Assignment
 from voxelopt_layers.bounds import bounded, bounded_gradient
 from voxelopt_layers.cost_volume import (
     Dissimilarity,
+    bounded_cost_volume,
     checked_dissimilarity,
-    cost_volume,
     match_in_one_pass,
 )
 from voxelopt_layers.displacement import (
@@ -222,7 +222,8 @@ class VoxelOptLayer(nn.Module):
 
         Args:
             fixed: features ``(B, C, *spatial)``, spatial 2-D or 3-D. Beyond +-2^30, or what their
-                type holds, they are cut off, infinite ones too; the gradients end at +-2^33.
+                type holds, they are cut off, infinite ones too; the gradients end at +-2^33. (With
+                costs in float16 these overflow, as those who scale losses expect.)
             moving: features of the same shape.
             fixed_mask: ``(B, 1, *spatial)`` in [0, 1]; 0 where the fixed image says nothing: no
                 signal at all, as the entropy goes. Patches (``"lncc"``, ``"mind"``) reach 1 and 2
@@ -248,7 +249,7 @@ class VoxelOptLayer(nn.Module):
             shapes = pyramid_shapes(fixed.shape[2:], self.levels)
             pyramids = [
                 feature_pyramid(
-                    bounded_gradient(bounded(x).to(dtype)),
+                    bounded_gradient(bounded(x).to(dtype), self.cost_dtype),
                     None if mask is None else mask.to(dtype),
                     shapes,
                     self.align_corners,
@@ -257,7 +258,7 @@ class VoxelOptLayer(nn.Module):
             ]
             initial = initial_displacement
             if initial is not None:
-                initial = bounded_gradient(bounded(initial).to(dtype))
+                initial = bounded_gradient(bounded(initial.to(dtype)), self.cost_dtype)
             u, u_inverse = None, None
             levels: list[Level] = []
             for number, shape in enumerate(shapes):
@@ -265,8 +266,9 @@ class VoxelOptLayer(nn.Module):
                 start = self._upsample(initial, shape, exact=True)
                 (f, f_mask), (m, m_mask) = (pyramid[number] for pyramid in pyramids)
                 maps, last = ((f, m), (f_mask, m_mask)), number == len(shapes) - 1
-                wanted = inverse, velocities
-                level, u_inverse = self._solve_level(*maps, start, u, u_inverse, last, *wanted)
+                level, u_inverse = self._solve_level(
+                    *maps, start, u, u_inverse, last, inverse=inverse, velocities=velocities
+                )
                 u = level.displacement
                 levels.append(level)
                 if progress is not None:
@@ -285,6 +287,7 @@ class VoxelOptLayer(nn.Module):
         u: Tensor | None,
         u_inverse: Tensor | None,
         last: bool,
+        *,
         inverse: bool,
         velocities: bool,
     ) -> tuple[Level, Tensor | None]:
@@ -332,7 +335,7 @@ class VoxelOptLayer(nn.Module):
         solver needs its memory.
         """
         if displacement is not None:
-            displacement = bounded_gradient(displacement)
+            displacement = bounded_gradient(displacement, self.cost_dtype)
             moving, moving_mask = warp_features(moving, moving_mask, displacement, self.boundary)
         masked = fixed_mask is not None or moving_mask is not None
         if not (masked or star or self._learns(fixed, moving)):
@@ -343,7 +346,7 @@ class VoxelOptLayer(nn.Module):
             if matched is not None:
                 return matched[0], None, matched[1]
         make = partial(
-            cost_volume,
+            bounded_cost_volume,
             # As the kernels keep them: a copy of their own, or one whose changes are noticed.
             fixed.contiguous(),
             moving.contiguous(),
@@ -352,7 +355,7 @@ class VoxelOptLayer(nn.Module):
             self.boundary,
             fixed_mask,
             moving_mask,
-            self.cost_dtype,
+            self.cost_dtype or fixed.dtype,
             star,
         )
         cost = make()

@@ -17,7 +17,8 @@ def mind_ssc(image: Tensor, radius: int = 2, dilation: int = 2) -> Tensor:
     ``exp(-D(x, p) / V(x))`` for the pairs p of neighbours of x that touch (12 pairs of the six
     neighbours in 3-D, 4 of the four in 2-D): D is the mean squared difference of the patches around
     the two neighbours, less the least of the pairs; V is its mean over the pairs, kept between
-    0.001 and 1000 times the sample's mean. Intensities may have any scale and offset.
+    0.001 and 1000 times the sample's mean. Intensities may have any scale and
+    offset, but contrast below some 1e-4 of the largest (in float32) is taken for rounding.
 
     Args:
         image: ``(B, 1, *spatial)``, 2-D or 3-D.

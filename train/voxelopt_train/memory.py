@@ -9,9 +9,10 @@ from pathlib import Path
 
 _PROC = Path("/proc")
 _CGROUPS = Path("/sys/fs/cgroup")
-# Files of a control group: its limit, what it uses, and in memory.stat the cache that can go.
-_VERSION_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-_VERSION_2 = ("memory.max", "memory.current", "inactive_file")
+# Files of a control group: its limit, what it uses, and in memory.stat the cache that can go, after
+# this prefix.
+_VERSION_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
+_VERSION_2 = ("memory.max", "memory.current", "")
 
 
 def available_memory() -> int:
@@ -47,10 +48,11 @@ def _left_by_groups() -> Generator[int]:
                     break
 
 
-def _left_by(group: Path, limit: str, usage: str, cache: str) -> Generator[int]:
+def _left_by(group: Path, limit: str, usage: str, prefix: str) -> Generator[int]:
     try:
         most, used = (group / limit).read_text(), (group / usage).read_text()
-        spare = _numbers(group / "memory.stat").get(cache, 0)
+        numbers = _numbers(group / "memory.stat")
+        spare = sum(numbers.get(f"{prefix}{kind}_file", 0) for kind in ("active", "inactive"))
     except OSError:  # no such group here, or the outermost one, which has no limit
         return
     if most.strip() != "max":

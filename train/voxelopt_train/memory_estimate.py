@@ -17,8 +17,8 @@ from voxelopt_train.grids import Grid, isotropic_grid
 from voxelopt_train.input_files import size_text
 from voxelopt_train.memory import available_memory
 
-_WORKING = 105  # images, masks, displacement, inverse, velocity and what composing them takes
-_FEATURE = 13  # of both images in a pyramid, and one warped
+_WORKING = 130  # images, masks, displacement, inverse, velocity and what composing them takes
+_FEATURE = 16  # of both images in a pyramid, and one warped
 _OF_DISSIMILARITY = {"cosine": 8, "ncc": 8}  # for each feature
 _WINDOWS = {"lncc": 55, "mind": 200}  # in all
 _FIXED = 110  # displacement, inverse, resampled images, Jacobian
@@ -68,7 +68,7 @@ def check_memory(
             f"working grid, {size_text(here)} are available: resample it"
         )
     on_gpu = device.type == "cuda"
-    there = torch.cuda.mem_get_info(device)[0] if on_gpu else here
+    there = _left_on(device) if on_gpu else here
     needed = solving_bytes(math.prod(working.shape), layer, channels)
     if needed > there:
         place, instead = (f" of {device}", ", or the CPU") if on_gpu else ("", "")
@@ -78,6 +78,12 @@ def check_memory(
             f"{place}, {size_text(there)} are available: a working spacing of {spacing:.1f} mm "
             f"would fit (--spacing {spacing:.1f}){instead}"
         )
+
+
+def _left_on(gpu: torch.device) -> int:
+    """What is free, and what PyTorch keeps of what it has freed."""
+    kept = torch.cuda.memory_reserved(gpu) - torch.cuda.memory_allocated(gpu)
+    return torch.cuda.mem_get_info(gpu)[0] + kept
 
 
 def _fitting_spacing(grid: Grid, layer: VoxelOptLayer, channels: int, available: int) -> float:

@@ -98,4 +98,4 @@ def _smooth(data: Tensor, step: np.ndarray) -> Tensor:
     """Widen the voxels from 1 to ``step``, both as FWHM of a Gaussian (Cardoso et al., 2015)."""
     variance = np.maximum(step**2 - 1, 0) / (8 * np.log(2))
     smoothed = gaussian_filter(data.cpu().numpy(), np.sqrt(variance), mode="nearest")
-    return torch.from_numpy(np.clip(smoothed, -_MOST, _MOST)).to(data.device)
+    return torch.from_numpy(smoothed).clamp_(-_MOST, _MOST).to(data.device)
