@@ -294,11 +294,11 @@ class VoxelOptLayer(nn.Module):
         """The warps of one level, from the displacement before it and its inverse."""
         dissimilarity = self.dissimilarity if last else self.coarse_dissimilarity
         kept: list[Tensor] = []
-        entropy, sigma = None, None
+        entropy, sigma, own = None, None, None
         for warp in range(self.warps_per_level + (self.refinements if last else 0)):
-            cost_of = partial(self._cost, *features, *masks, _compose(start, u), dissimilarity)
+            matched = *features, *masks, _compose(start, u), dissimilarity
             if warp < self.warps_per_level:
-                cost, again, known = cost_of()
+                cost, again, known = self._cost(*matched)
                 # The last volume is the first that the backward pass needs: it may stay.
                 keep = last and warp == self.warps_per_level - 1
                 solved = self.solver(cost, None if keep else again, known)
@@ -308,7 +308,9 @@ class VoxelOptLayer(nn.Module):
             else:
                 assert u is not None and entropy is not None  # there was a whole volume
                 sigma = self.solver.sigma(entropy) if sigma is None else sigma
-                velocity = self.solver.refine(cost_of(star=True)[0], sigma, u)
+                if own is None or masks[1] is not None:  # which is warped anew
+                    own = self.solver.own_slope(self._star(*matched, itself=True), sigma)
+                velocity = self.solver.refine(self._star(*matched), own, sigma, u)
                 squarings = min(self.integration_steps, SQUARINGS)
             if velocities:
                 kept.append(velocity)
@@ -326,19 +328,16 @@ class VoxelOptLayer(nn.Module):
         moving_mask: Tensor | None,
         displacement: Tensor | None,
         dissimilarity: Dissimilarity,
-        star: bool = False,
     ) -> tuple[Tensor, Callable[[], Tensor] | None, Tensor | None]:
-        """Cost volume of one warp, or a star of it, and what is known of it.
+        """Cost volume of one warp, and what is known of it.
 
         That is what makes it again, where there is a gradient to come; and its entropy, where a
         kernel finds both in one pass. Without a gradient the warped map ends here, before the
         solver needs its memory.
         """
-        if displacement is not None:
-            displacement = bounded_gradient(displacement, self.cost_dtype)
-            moving, moving_mask = warp_features(moving, moving_mask, displacement, self.boundary)
+        moving, moving_mask = self._warped(moving, moving_mask, displacement)
         masked = fixed_mask is not None or moving_mask is not None
-        if not (masked or star or self._learns(fixed, moving)):
+        if not (masked or self._learns(fixed, moving)):
             matched = match_in_one_pass(
                 fixed, moving, self.search_radius, dissimilarity, self.boundary,
                 self.cost_dtype, self.solver.value("beta"), self.solver.probability_floor,
@@ -356,12 +355,44 @@ class VoxelOptLayer(nn.Module):
             fixed_mask,
             moving_mask,
             self.cost_dtype or fixed.dtype,
-            star,
+            star=False,
         )
         cost = make()
         # A function of the user's may be random: it is called once.
         again = cost.requires_grad and not callable(dissimilarity)
         return cost, make if again else None, None
+
+    def _star(
+        self,
+        fixed: Tensor,
+        moving: Tensor,
+        fixed_mask: Tensor | None,
+        moving_mask: Tensor | None,
+        displacement: Tensor | None,
+        dissimilarity: Dissimilarity,
+        itself: bool = False,
+    ) -> Tensor:
+        """Costs of a star of offsets: of both maps, or of the fixed one with itself."""
+        moving, moving_mask = self._warped(moving, moving_mask, displacement)
+        return bounded_cost_volume(
+            fixed.contiguous(),
+            (fixed if itself else moving).contiguous(),
+            1,
+            dissimilarity,
+            self.boundary,
+            fixed_mask,
+            moving_mask,
+            self.cost_dtype or fixed.dtype,
+            star=True,
+        )
+
+    def _warped(
+        self, moving: Tensor, mask: Tensor | None, displacement: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        if displacement is None:
+            return moving, mask
+        displacement = bounded_gradient(displacement, self.cost_dtype)
+        return warp_features(moving, mask, displacement, self.boundary)
 
     def _learns(self, *tensors: Tensor) -> bool:
         """Whether a gradient is to come, to the features or to parameters of the solver."""

@@ -6,6 +6,10 @@ through the two neighbours there, one damped Newton step (Levenberg, 1944) has a
 
     v = argmin_v  g v + h v^2 / 2 + 1 / (2 theta) v^2  =  -g / (h + 1 / theta),    u = K_sigma * v
 
+That slope is not 0 where the maps lie on each other already, since costs rise faster on one side of
+an edge than on the other. The slope that the fixed map has with itself is taken off: an image that
+is registered to itself stays where it is.
+
 Many such steps would follow the noise of the costs ever closer. What keeps them from it, beside
 the filter, is a pull of the whole displacement towards a smoother one, as in demons (Thirion,
 1998); written as a velocity, it leaves the field diffeomorphic and its inverse at hand.
@@ -30,11 +34,22 @@ ELASTIC_SIGMA = 0.7
 SQUARINGS = 4
 
 
-def subvoxel_step(cost: Tensor, smooth: Callable[[Tensor], Tensor]) -> Tensor:
+def own_slope(cost: Tensor, smooth: Callable[[Tensor], Tensor]) -> Tensor:
+    """What `subvoxel_step` takes off as ``own``, ``(B, d, *spatial)``.
+
+    Args:
+        cost: of the fixed map with itself, ``(B, 2 d + 1, *spatial)``.
+        smooth: the filter of the costs.
+    """
+    return smooth(cost[:, 1::2].to(working_dtype(cost)) - cost[:, 2::2])
+
+
+def subvoxel_step(cost: Tensor, own: Tensor, smooth: Callable[[Tensor], Tensor]) -> Tensor:
     """Velocity of at most half a voxel along each axis, from the costs of a star of offsets.
 
     Args:
         cost: ``(B, 2 d + 1, *spatial)``, in the order of `star_offsets`.
+        own: of the fixed map with itself, see `own_slope`.
         smooth: the filter of the costs and of the velocity.
 
     Returns:
@@ -44,7 +59,7 @@ def subvoxel_step(cost: Tensor, smooth: Callable[[Tensor], Tensor]) -> Tensor:
     centre, before, after = cost[:, :1], cost[:, 1::2], cost[:, 2::2]
     # Where the centre is no minimum along an axis, theta alone gives the step its length.
     curvature = (before + after).sub_(2 * centre).clamp_min_(0)
-    step = (before - after).div_(2).div_(curvature.add_(1 / THETA))
+    step = (before - after).sub_(own).div_(2).div_(curvature.add_(1 / THETA))
     return smooth(step.clamp_(-FARTHEST, FARTHEST))
 
 

@@ -27,7 +27,7 @@ from voxelopt_layers.message_passing import (
     filter_with_weights,
     gaussian_weights,
 )
-from voxelopt_layers.refinement import elastic_velocity, subvoxel_step
+from voxelopt_layers.refinement import elastic_velocity, own_slope, subvoxel_step
 
 GradientMode = Literal["unrolled", "checkpointed", "truncated"]
 _WIDEST = 100
@@ -206,21 +206,29 @@ class CoordinateDescent(nn.Module):
         u = FusedDescent.apply(cost, sigma, 1 / (2 * theta), temperature, how, remade)
         return u, entropy
 
-    def refine(self, cost: Tensor, sigma: Tensor, displacement: Tensor) -> Tensor:
+    def refine(self, cost: Tensor, own: Tensor, sigma: Tensor, displacement: Tensor) -> Tensor:
         """Velocity of one refinement, see `refinement`.
 
         Args:
             cost: of a star of offsets.
+            own: from `own_slope`.
             sigma: of the last whole cost volume.
             displacement: so far.
         """
+        smooth = self._filter_of_width(sigma)
+        step = self._stage(subvoxel_step, cost, own, smooth)
+        return step.to(displacement.dtype) + elastic_velocity(displacement)
 
+    def own_slope(self, cost: Tensor, sigma: Tensor) -> Tensor:
+        """What refinements take off, from a star of costs of the fixed map with itself."""
+        return self._stage(own_slope, cost, self._filter_of_width(sigma))
+
+    def _filter_of_width(self, sigma: Tensor) -> Callable[[Tensor], Tensor]:
         def smooth(image: Tensor) -> Tensor:
             passes, boundary = self.filter_passes, self.boundary
             return adaptive_gaussian(image, sigma, self.filter_radius, passes, boundary)
 
-        step = self._stage(subvoxel_step, cost, smooth)
-        return step.to(displacement.dtype) + elastic_velocity(displacement)
+        return smooth
 
     def forward(
         self,
