@@ -1,11 +1,15 @@
 """Reading images and labels, every kind of bad file, and writing NIfTI."""
 
 import gzip
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from nibabel.brikhead import AFNIImage
 from nibabel.nifti1 import Nifti1Image
+from nibabel.testing import data_path
 
 from voxelopt_train.errors import InputError
 from voxelopt_train.files import atomic_output
@@ -46,6 +50,18 @@ def test_scale_factor_of_integers_is_applied(tmp_path):
         read_image(tmp_path / "a.nii", "image").data, raw.get_fdata(), atol=1e-4
     )
     assert raw.header["scl_slope"] != 1
+
+
+def test_scale_factors_of_afni_are_applied(tmp_path):
+    """One for each volume, in a header of another kind; compressed too."""
+    whole = Path(str(data_path), "scaled+tlrc")
+    shutil.copy(whole.with_suffix(".HEAD"), tmp_path / "a+tlrc.HEAD")
+    stored = whole.with_suffix(".BRIK").read_bytes()
+    (tmp_path / "a+tlrc.BRIK.gz").write_bytes(gzip.compress(stored, 1))
+    expected = AFNIImage.from_filename(whole.with_suffix(".HEAD")).get_fdata()
+    data = read_image(tmp_path / "a+tlrc.HEAD", "image").data.numpy()
+    np.testing.assert_allclose(data, expected.reshape(data.shape), rtol=1e-6)
+    assert not np.array_equal(data, np.rint(data))
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.int32, np.float64, ">i2"])

@@ -147,7 +147,8 @@ def voxels(volume: SpatialImage, name: str) -> np.ndarray:
         size = math.prod(source.shape) * (dtype.itemsize + _BYTES)
         check_fits(size, name, f"shape {source.shape} of {dtype}")
     try:
-        if isinstance(source, ArrayProxy) and str(source.file_like).lower().endswith(".gz"):
+        # (Of a kind derived from it, as AFNI's, slope and intercept are not the whole scaling.)
+        if type(source) is ArrayProxy and str(source.file_like).lower().endswith(".gz"):
             return _inflated(source)
         return np.asanyarray(source)
     except FileNotFoundError as error:
