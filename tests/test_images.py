@@ -2,15 +2,20 @@
 
 import gzip
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pytest
 import torch
+from nibabel import imageglobals
 from nibabel.brikhead import AFNIImage
+from nibabel.loadsave import load
 from nibabel.nifti1 import Nifti1Image
 from nibabel.testing import data_path
 
+from voxelopt_train import images
 from voxelopt_train.errors import InputError
 from voxelopt_train.files import atomic_output
 from voxelopt_train.images import read_image, write_nifti
@@ -282,3 +287,28 @@ def test_lengths_are_millimetres(unit, accepted):
     else:
         with pytest.raises(InputError, match="voxel sizes are in microns, expected millimetres"):
             read_image(volume, "fixed image")
+
+
+def test_two_threads_leave_the_lines_of_nibabel_as_they_were(tmp_path, array, monkeypatch, caplog):
+    """What it corrects in a header is not told while a file is opened; later, all is told."""
+    paths = [save(tmp_path / name, array) for name in ("a.nii", "b.nii")]
+    inside, leave = ({path: Event() for path in paths} for _ in range(2))
+
+    def slowly(path):
+        imageglobals.logger.warning("corrected")
+        inside[path].set()
+        assert leave[path].wait(60)
+        return load(path)
+
+    monkeypatch.setattr(images, "load", slowly)
+    with ThreadPoolExecutor(2) as pool:
+        read = []
+        for path in paths:
+            read.append(pool.submit(read_image, path, "image"))
+            assert inside[path].wait(60)
+        imageglobals.logger.warning("of another")
+        for path, image in zip(paths, read, strict=True):  # the first in is the first out
+            leave[path].set()
+            image.result()
+    imageglobals.logger.warning("later")
+    assert caplog.messages == ["of another", "later"]

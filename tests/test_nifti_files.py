@@ -75,10 +75,11 @@ def test_the_third_voxel_size_of_a_slice_may_be_0(tmp_path):
         read_image(tmp_path / "b.nii", "image")
 
 
-def test_what_is_refused_for_its_size_is_not_opened(tmp_path, monkeypatch):
-    """What there is has to hold the voxels as they are stored, and as float32."""
-    nifti()(tmp_path / "a.nii.gz")
-    needed = VOXELS.nbytes + VOXELS.nbytes
+@pytest.mark.parametrize(("slope", "scaled"), [(1, 0), (0.5, 16)])
+def test_what_is_refused_for_its_size_is_not_opened(tmp_path, monkeypatch, slope, scaled):
+    """What there is has to hold the voxels as they are stored, scaled, and as float32."""
+    nifti(scl_slope=slope)(tmp_path / "a.nii.gz")
+    needed = VOXELS.size * (4 + scaled + 4)
     monkeypatch.setattr(input_files, "available_memory", lambda: needed)
     read_image(tmp_path / "a.nii.gz", "image")
     monkeypatch.setattr(input_files, "available_memory", lambda: needed - 1)
