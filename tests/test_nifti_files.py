@@ -13,7 +13,7 @@ import pytest
 from nibabel.nifti1 import Nifti1Extension, Nifti1Image, Nifti1Pair
 from nibabel.nifti2 import Nifti2Image
 
-from broken_makers import formless, nifti, sparse
+from broken_makers import analyze_header, formless, nifti, nothing, pair, sparse
 from command_line import AFFINE
 from voxelopt_train import input_files
 from voxelopt_train.errors import InputError
@@ -47,6 +47,8 @@ def with_more_behind(path):
         ("a.nii.gz", nifti(scl_slope=0, scl_inter=5)),
         ("a.nii.gz", nifti(bitpix=0)),
         ("a.nii.gz", nifti(pixdim=[1, 0, -2, 0, 1, 1, 1, 1])),  # the sform counts
+        ("a.nii.gz", nifti(sform_code=0, qform_code=1, pixdim=[1, -8, 8, -8, 1, 1, 1, 1])),
+        ("a.nii.gz", nifti(sizeof_hdr=0)),
         ("a.nii.gz", nifti(kind=Nifti2Image)),
         ("A.NII.GZ", nifti()),
         ("a.nii", with_extension),
@@ -64,6 +66,14 @@ def test_odd_and_yet_whole(tmp_path, capfd, name, write):
     np.testing.assert_array_equal(image.data.numpy(), VOXELS)
     np.testing.assert_allclose(image.grid.affine, AFFINE)
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_negative_voxel_size_of_analyze_is_taken_without_its_sign(tmp_path):
+    """It meant a flip, to some programs."""
+    header = analyze_header(pixdim=[1, -8, 8, 8, 1, 1, 1, 1])
+    pair(nothing, header)(tmp_path / "a.img")
+    grid = read_image(tmp_path / "a.img", "image").grid
+    assert grid.shape == (8, 7, 6) and grid.spacing == pytest.approx((8, 8, 8))
 
 
 def test_the_third_voxel_size_of_a_slice_may_be_0(tmp_path):
