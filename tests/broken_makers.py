@@ -151,14 +151,9 @@ def a_socket(path: Path) -> None:
 
 
 def locked(path: Path) -> None:
-    """No permission: in earnest, and for a superuser (see `deny`) by pretence."""
+    """No permission: in earnest, and for a superuser (see `broken_files.deny`) by pretence."""
     nifti()(path)
     path.chmod(0)
-
-
-def deny(path: str | Path, mode: int, *, access: Callable[..., bool] = os.access) -> bool:
-    """In the place of `os.access`, for a superuser, to whom nothing is locked."""
-    return "locked" not in str(path) and access(path, mode)
 
 
 def pair(image: Write, header: bytes | None = None) -> Write:

@@ -1,12 +1,21 @@
 """Reading images and labels, every kind of bad file, and writing NIfTI."""
 
 import gzip
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pytest
 import torch
+from nibabel import imageglobals
+from nibabel.brikhead import AFNIImage
+from nibabel.loadsave import load
 from nibabel.nifti1 import Nifti1Image
+from nibabel.testing import data_path
 
+from voxelopt_train import images
 from voxelopt_train.errors import InputError
 from voxelopt_train.files import atomic_output
 from voxelopt_train.images import read_image, write_nifti
@@ -46,6 +55,18 @@ def test_scale_factor_of_integers_is_applied(tmp_path):
         read_image(tmp_path / "a.nii", "image").data, raw.get_fdata(), atol=1e-4
     )
     assert raw.header["scl_slope"] != 1
+
+
+def test_scale_factors_of_afni_are_applied(tmp_path):
+    """One for each volume, in a header of another kind; compressed too."""
+    whole = Path(str(data_path), "scaled+tlrc")
+    shutil.copy(whole.with_suffix(".HEAD"), tmp_path / "a+tlrc.HEAD")
+    stored = whole.with_suffix(".BRIK").read_bytes()
+    (tmp_path / "a+tlrc.BRIK.gz").write_bytes(gzip.compress(stored, 1))
+    expected = AFNIImage.from_filename(whole.with_suffix(".HEAD")).get_fdata()
+    data = read_image(tmp_path / "a+tlrc.HEAD", "image").data.numpy()
+    np.testing.assert_allclose(data, expected.reshape(data.shape), rtol=1e-6)
+    assert not np.array_equal(data, np.rint(data))
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.int32, np.float64, ">i2"])
@@ -266,3 +287,28 @@ def test_lengths_are_millimetres(unit, accepted):
     else:
         with pytest.raises(InputError, match="voxel sizes are in microns, expected millimetres"):
             read_image(volume, "fixed image")
+
+
+def test_two_threads_leave_the_lines_of_nibabel_as_they_were(tmp_path, array, monkeypatch, caplog):
+    """What it corrects in a header is not told while a file is opened; later, all is told."""
+    paths = [save(tmp_path / name, array) for name in ("a.nii", "b.nii")]
+    inside, leave = ({path: Event() for path in paths} for _ in range(2))
+
+    def slowly(path):
+        imageglobals.logger.warning("corrected")
+        inside[path].set()
+        assert leave[path].wait(60)
+        return load(path)
+
+    monkeypatch.setattr(images, "load", slowly)
+    with ThreadPoolExecutor(2) as pool:
+        read = []
+        for path in paths:
+            read.append(pool.submit(read_image, path, "image"))
+            assert inside[path].wait(60)
+        imageglobals.logger.warning("of another")
+        for path, image in zip(paths, read, strict=True):  # the first in is the first out
+            leave[path].set()
+            image.result()
+    imageglobals.logger.warning("later")
+    assert caplog.messages == ["of another", "later"]

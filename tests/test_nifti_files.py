@@ -13,7 +13,7 @@ import pytest
 from nibabel.nifti1 import Nifti1Extension, Nifti1Image, Nifti1Pair
 from nibabel.nifti2 import Nifti2Image
 
-from broken_makers import formless, nifti, sparse
+from broken_makers import analyze_header, formless, nifti, nothing, pair, sparse
 from command_line import AFFINE
 from voxelopt_train import input_files
 from voxelopt_train.errors import InputError
@@ -47,6 +47,8 @@ def with_more_behind(path):
         ("a.nii.gz", nifti(scl_slope=0, scl_inter=5)),
         ("a.nii.gz", nifti(bitpix=0)),
         ("a.nii.gz", nifti(pixdim=[1, 0, -2, 0, 1, 1, 1, 1])),  # the sform counts
+        ("a.nii.gz", nifti(sform_code=0, qform_code=1, pixdim=[1, -8, 8, -8, 1, 1, 1, 1])),
+        ("a.nii.gz", nifti(sizeof_hdr=0)),
         ("a.nii.gz", nifti(kind=Nifti2Image)),
         ("A.NII.GZ", nifti()),
         ("a.nii", with_extension),
@@ -66,6 +68,14 @@ def test_odd_and_yet_whole(tmp_path, capfd, name, write):
     assert capfd.readouterr() == ("", "")
 
 
+def test_a_negative_voxel_size_of_analyze_is_taken_without_its_sign(tmp_path):
+    """It meant a flip, to some programs."""
+    header = analyze_header(pixdim=[1, -8, 8, 8, 1, 1, 1, 1])
+    pair(nothing, header)(tmp_path / "a.img")
+    grid = read_image(tmp_path / "a.img", "image").grid
+    assert grid.shape == (8, 7, 6) and grid.spacing == pytest.approx((8, 8, 8))
+
+
 def test_the_third_voxel_size_of_a_slice_may_be_0(tmp_path):
     header = {"sform_code": 0, "qform_code": 0, "pixdim": [1, 2, 2, 0, 0, 0, 0, 0]}
     nifti(VOXELS[..., :1], **header)(tmp_path / "a.nii")
@@ -75,10 +85,11 @@ def test_the_third_voxel_size_of_a_slice_may_be_0(tmp_path):
         read_image(tmp_path / "b.nii", "image")
 
 
-def test_what_is_refused_for_its_size_is_not_opened(tmp_path, monkeypatch):
-    """What there is has to hold the voxels as they are stored, and as float32."""
-    nifti()(tmp_path / "a.nii.gz")
-    needed = VOXELS.nbytes + VOXELS.nbytes
+@pytest.mark.parametrize(("slope", "scaled"), [(1, 0), (0.5, 16)])
+def test_what_is_refused_for_its_size_is_not_opened(tmp_path, monkeypatch, slope, scaled):
+    """What there is has to hold the voxels as they are stored, scaled, and as float32."""
+    nifti(scl_slope=slope)(tmp_path / "a.nii.gz")
+    needed = VOXELS.size * (4 + scaled + 4)
     monkeypatch.setattr(input_files, "available_memory", lambda: needed)
     read_image(tmp_path / "a.nii.gz", "image")
     monkeypatch.setattr(input_files, "available_memory", lambda: needed - 1)

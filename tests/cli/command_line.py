@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,14 +37,15 @@ def sentence(err: str) -> str:
 def contents(folder: Path) -> dict[str, bytes | None]:
     """All files and folders below, hidden ones too, with what the files hold.
 
-    (Of a file that only pretends to be large, its length.)
+    (Of one that may not be read, or only pretends to be large, its length.)
     """
 
     def content(path: Path) -> bytes | None:
         if not path.is_file():
             return None
         size = path.stat().st_size
-        return path.read_bytes() if size < 2**28 else str(size).encode()
+        readable = size < 2**28 and path.stat().st_mode & stat.S_IRUSR
+        return path.read_bytes() if readable else str(size).encode()
 
     return {str(path.relative_to(folder)): content(path) for path in folder.rglob("*")}
 

@@ -28,14 +28,14 @@ CACHES = {
 REGISTER = ["register", "--spacing", "24", *QUICK]
 IMAGES = ["in/fixed.nii.gz", "in/moving.nii.gz"]
 SMALL = ["--config", "in/pairs.yaml", "--config", "in/tiny.yaml"]
-MESH = ["-r", IMAGES[0], "-t", "out/one/1Warp.nii.gz"]
+FIELD = ["-r", IMAGES[0], "-t", "out/one/1Warp.nii.gz"]
 COMMANDS = [
     [*REGISTER, *IMAGES, "-o", "out/one/", "--inverse", "--jacobian", "--entropy"],
     [*REGISTER, "--pairs", "in/pairs.csv", "-o", "out/cohort"],
-    ["apply", IMAGES[1], *MESH, "-o", "out/apply/a.nii.gz"],
-    ["jacobian", *MESH, "-o", "out/jacobian/j.nii.gz"],
-    ["points", "in/points.csv", *MESH[2:], "-o", "out/points/p.mrk.json"],
-    ["convert", *MESH[2:], "--to", "itk", "-o", "out/convert/c.h5"],
+    ["apply", IMAGES[1], *FIELD, "-o", "out/apply/a.nii.gz"],
+    ["jacobian", *FIELD, "-o", "out/jacobian/j.nii.gz"],
+    ["points", "in/points.csv", *FIELD[2:], "-o", "out/points/p.mrk.json"],
+    ["convert", *FIELD[2:], "--to", "itk", "-o", "out/convert/c.h5"],
     ["report", "out/cohort", "-o", "out/report/r.html"],
     [
         "prepare",
@@ -79,7 +79,8 @@ def test_nothing_is_written_elsewhere_and_nobody_is_asked(inputs, folder, tmp_pa
     if kernels.is_dir():  # they take some seconds to compile
         shutil.copytree(kernels, home / ".cache" / "voxelopt-layers")
     before = contents(inputs)
-    elsewhere = ("XDG_CACHE_HOME", "TORCHINDUCTOR_CACHE_DIR")  # PyTorch sets the second itself
+    elsewhere = {"XDG_CACHE_HOME", "XDG_CONFIG_HOME", "MPLCONFIGDIR"}
+    elsewhere.add("TORCHINDUCTOR_CACHE_DIR")  # PyTorch sets it itself
     kept = {name: value for name, value in os.environ.items() if name not in elsewhere}
     ended = subprocess.run(
         [sys.executable, watched.__file__, json.dumps(COMMANDS)],

@@ -58,15 +58,19 @@ def read_settings(path: Path, name: str) -> dict[str, Any]:
     """
     text = read_text(path, name)
     try:
-        root = yaml.compose(text, yaml.SafeLoader)
-        values = 0 if root is None else _values(root, {})
-        if values > _MOST_VALUES:
-            raise InputError(f"{name}: its references make more than {_MOST_VALUES} values of it")
-        content = yaml.safe_load(text)
+        loader = yaml.SafeLoader(text)
+        root = loader.get_single_node()
+        if root is not None and _values(root, {}) > _MOST_VALUES:
+            raise InputError(
+                f"{name}: it holds more than {_MOST_VALUES} values, references counted"
+            )
+        content = None if root is None else loader.construct_document(root)
     except yaml.YAMLError as error:
         place = getattr(error, "problem_mark", None)
         where = "" if place is None else f", see line {place.line + 1}"
         raise InputError(f"{name}: this is no YAML file that can be read{where}") from error
+    except ValueError as error:  # of a number or a date that YAML takes for one, and Python not
+        raise InputError(f"{name}: this is no YAML file that can be read, {error}") from error
     except RecursionError as error:
         raise InputError(f"{name}: this is no YAML file that can be read, too deep") from error
     if not isinstance(content, dict | None):

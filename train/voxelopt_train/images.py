@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import io
-import logging
 import math
+import threading
 import zlib
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from logging import LogRecord
 from pathlib import Path
 from typing import cast
 
@@ -41,6 +42,7 @@ ImageLike = str | Path | SpatialImage | tuple[ArrayLike, ArrayLike]
 # What nibabel, gzip and mmap raise on files that are cut short or hold something else.
 _UNREADABLE = (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, zlib.error)
 _BYTES = 4  # of a voxel of ours, float32 or int32
+_SCALED = 16  # of a voxel that is scaled, in float64: times the slope, and plus the intercept
 _AFTER_VOXELS = 2**20  # bytes that may follow them
 
 
@@ -144,10 +146,13 @@ def voxels(volume: SpatialImage, name: str) -> np.ndarray:
     source = volume.dataobj
     if is_proxy(source):
         dtype = volume.get_data_dtype()
-        size = math.prod(source.shape) * (dtype.itemsize + _BYTES)
-        check_fits(size, name, f"shape {source.shape} of {dtype}")
+        # (Proxies of other kinds scale in ways of their own.)
+        plain = type(source) is ArrayProxy and (source.slope, source.inter) == (1, 0)
+        voxel = dtype.itemsize + _BYTES + (0 if plain else _SCALED)
+        check_fits(math.prod(source.shape) * voxel, name, f"shape {source.shape} of {dtype}")
     try:
-        if isinstance(source, ArrayProxy) and str(source.file_like).lower().endswith(".gz"):
+        # (Of a kind derived from it, as AFNI's, slope and intercept are not the whole scaling.)
+        if type(source) is ArrayProxy and str(source.file_like).lower().endswith(".gz"):
             return _inflated(source)
         return np.asanyarray(source)
     except FileNotFoundError as error:
@@ -167,12 +172,16 @@ def _inflated(proxy: ArrayProxy) -> np.ndarray:
 @contextmanager
 def _corrections_untold() -> Generator[None]:
     """Without lines about what nibabel corrects in a header: where it counts, it is refused."""
-    level = imageglobals.logger.level
-    imageglobals.logger.setLevel(logging.CRITICAL)
+    thread = threading.get_ident()
+
+    def of_another(record: LogRecord) -> bool:
+        return record.thread != thread
+
+    imageglobals.logger.addFilter(of_another)
     try:
         yield
     finally:
-        imageglobals.logger.setLevel(level)
+        imageglobals.logger.removeFilter(of_another)
 
 
 def _check_single(shape: tuple[int, ...], dtype: np.dtype, name: str) -> None:

@@ -61,8 +61,7 @@ def _raw_header(file: str) -> AnalyzeHeader | None:
         block = opened.read(_LONGEST)
     for kind in _KINDS:
         if kind.may_contain_header(block):
-            order = "<" if int.from_bytes(block[:4], "little") == kind.sizeof_hdr else ">"
-            return kind(block[: kind.sizeof_hdr], order, check=False)
+            return kind(block[: kind.sizeof_hdr], check=False)  # its byte order is that of dim[0]
     return None
 
 
@@ -70,7 +69,7 @@ def _declared(header: AnalyzeHeader, name: str) -> tuple[tuple[int, ...], np.dty
     """Shape and type of the voxels."""
     rank, *sizes = header["dim"].tolist()
     if not 1 <= rank <= 7:
-        raise _damaged(name, f"dim[0] is {rank}, expected 1 to 7")
+        raise _damaged(name, "dim[0], the number of axes, is not within 1 to 7")
     shape = tuple(sizes[:rank])
     if min(shape) < 0:
         raise _damaged(name, f"the shape is {shape}")
@@ -106,12 +105,12 @@ def _check_size(file: str, offset: int, shape: tuple[int, ...], dtype: np.dtype,
 
 
 def _check_spacing(header: AnalyzeHeader, shape: tuple[int, ...], name: str) -> None:
-    """Voxel sizes have to be above 0 where they count."""
+    """Voxel sizes cannot be 0 where they count; below it, nibabel takes them without the sign."""
     if isinstance(header, Nifti1Header) and int(header["sform_code"]) > 0:
         return
     for n, mm in zip(shape[:3], header["pixdim"][1:4].tolist(), strict=False):
-        if n > 1 and mm <= 0:
-            raise InputError(f"{name}: a voxel size is {mm:g} mm, expected one above 0")
+        if n > 1 and mm == 0:
+            raise InputError(f"{name}: a voxel size is 0 mm, expected one above 0")
 
 
 def _check_extensions(file: str, header: Nifti1Header, end: int | None, name: str) -> None:
