@@ -128,6 +128,7 @@ def opening(file):
         ({"act": "@elsewhere"}, "builtins.open is no network of MONAI and no module"),
         (opening("FILE"), "builtins.open is no network of MONAI and no module"),
         ({"_target_": "torch.hub.load"}, "torch.hub.load is no network of MONAI and no module"),
+        ({"_target_": "Transchex"}, "monai.networks.nets.transchex.Transchex fetches"),
         ({"_target_": "torch.nn.init.ones_"}, "torch.nn.init.ones_ is no network of MONAI"),
     ],
 )
@@ -152,6 +153,8 @@ def test_no_network_fetches_its_weights(tmp_path, monkeypatch):
     monkeypatch.setattr("monai.networks.nets.densenet._load_state_dict", fetch)
     with pytest.raises(ValueError, match=r"would fetch its weights from the internet \(pretrained"):
         monai_network("DenseNet121", {"pretrained": True})
+    with pytest.raises(ValueError, match="Transchex fetches weights from the internet"):
+        monai_network("Transchex")
     arguments = {"spatial_dims": 2, "in_channels": 1, "out_channels": 3}
     source = monai_network("DenseNet121", arguments)
     # What MONAI itself fetches unless told otherwise.

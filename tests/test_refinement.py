@@ -68,7 +68,7 @@ def test_widths_are_smoothed():
 
 @pytest.mark.parametrize("masked", [False, True])
 def test_an_image_stays_where_it_is_on_itself(masked):
-    image = texture((28, 30, 26)).float()
+    image = texture((28, 30, 26), 1).float()
     mask = torch.ones_like(image)
     mask[..., :9] = 0
     masks = {"fixed_mask": mask, "moving_mask": mask} if masked else {}

@@ -294,7 +294,8 @@ class VoxelOptLayer(nn.Module):
         """The warps of one level, from the displacement before it and its inverse."""
         dissimilarity = self.dissimilarity if last else self.coarse_dissimilarity
         kept: list[Tensor] = []
-        entropy, sigma, own = None, None, None
+        entropy: Tensor | None = None
+        sigma, own = None, None
         for warp in range(self.warps_per_level + (self.refinements if last else 0)):
             matched = *features, *masks, _compose(start, u), dissimilarity
             if warp < self.warps_per_level:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from voxelopt_models.monai_networks import FETCHED
+from voxelopt_models.monai_networks import ALWAYS_FETCHES, FETCHED
 from voxelopt_models.weights import load_weights
 
 _CONFIGS = ("inference.json", "inference.yaml", "inference.yml")
@@ -81,4 +81,6 @@ def _module(name: Any) -> type[nn.Module]:
     module = locate(name) if known else None
     if not (inspect.isclass(module) and issubclass(module, nn.Module)):
         raise ValueError(f"{name} is no network of MONAI and no module of torch.nn")
+    if module.__name__ == ALWAYS_FETCHES:
+        raise ValueError(f"{name} fetches weights from the internet whatever it is told")
     return module

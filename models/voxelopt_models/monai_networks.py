@@ -16,7 +16,7 @@ _LAST_ACTIVATION = {
     "output_act": None,
     "use_sigmoid": False,
 }
-_ALWAYS_FETCHES = "Transchex"  # the weights of a language model
+ALWAYS_FETCHES = "Transchex"  # the weights of a language model
 # Arguments by which networks fetch weights from the internet, and their values for none.
 FETCHED: dict[str, Any] = {"pretrained": False, "pretrained_url": None}
 
@@ -40,7 +40,7 @@ def monai_network(name: str, arguments: dict[str, Any] | None = None) -> nn.Modu
     cls = getattr(nets, name, None)
     if not (inspect.isclass(cls) and issubclass(cls, nn.Module)):
         raise ValueError(f"MONAI has no network {name!r}{_near(name, nets)}")
-    if name == _ALWAYS_FETCHES:
+    if name == ALWAYS_FETCHES:
         raise ValueError(f"MONAI's {name} fetches weights from the internet whatever it is told")
     for key in FETCHED:
         if arguments and arguments.get(key):
