@@ -294,17 +294,19 @@ class VoxelOptLayer(nn.Module):
         """The warps of one level, from the displacement before it and its inverse."""
         dissimilarity = self.dissimilarity if last else self.coarse_dissimilarity
         kept: list[Tensor] = []
+        dtype = features[0].dtype
         entropy: Tensor | None = None
-        sigma, own = None, None
+        sigma: Tensor | None = None
+        own: Tensor | None = None
         for warp in range(self.warps_per_level + (self.refinements if last else 0)):
             matched = *features, *masks, _compose(start, u), dissimilarity
             if warp < self.warps_per_level:
                 cost, again, known = self._cost(*matched)
                 # The last volume is the first that the backward pass needs: it may stay.
                 keep = last and warp == self.warps_per_level - 1
-                solved = self.solver(cost, None if keep else again, known)
+                solved: tuple[Tensor, Tensor] = self.solver(cost, None if keep else again, known)
                 del cost
-                velocity, entropy = (x.to(features[0].dtype) for x in solved)
+                velocity, entropy = solved[0].to(dtype), solved[1].to(dtype)
                 squarings = self.integration_steps
             else:
                 assert u is not None and entropy is not None  # there was a whole volume
