@@ -1,4 +1,4 @@
-"""Peaks of memory of registrations in a process of their own: ``peak_memory.py JSON``.
+"""Peaks of memory of registrations, each in a process of its own: ``peak_memory.py JSON``.
 
 JSON is a list; each item has the ``shape`` of both images (of 1 mm), and ``encoder``, ``layer``
 (its keywords) and ``spacing_mm`` as `register` takes them. Printed are the bytes that registration
@@ -7,9 +7,9 @@ and report took beyond what the process held before, a line each.
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,6 @@ def volume(shape: tuple[int, ...], seed: int) -> tuple[np.ndarray, np.ndarray]:
 def measure(shape: tuple[int, ...], layer: dict[str, Any], **options: Any) -> int:
     pair = [volume(shape, seed) for seed in range(2)]
     gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)  # what is free, but not given back, would not count
     CLEAR.write_text("5")  # the peak begins anew
     before = status("VmRSS")
     make_report(register(*pair, layer=VoxelOptLayer(**layer), **options))
@@ -48,6 +47,11 @@ def measure(shape: tuple[int, ...], layer: dict[str, Any], **options: Any) -> in
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)  # others would not live through a fork
     measure((16, 16, 16), {})  # what is imported and compiled once
     for case in json.loads(sys.argv[1]):
-        print(measure(**case))
+        # What an earlier case has freed, and not given back, would not count.
+        if (child := os.fork()) == 0:
+            print(measure(**case), flush=True)
+            os._exit(0)
+        os.waitpid(child, 0)

@@ -36,6 +36,16 @@ def test_without_groups_all_that_the_kernel_calls_available(write):
     assert available_memory() == 8 * GB
 
 
+def test_a_limit_on_addresses(write, monkeypatch):
+    resource = pytest.importorskip("resource")
+    pages = 10**6
+    write("proc/self/statm", f"{pages} 5 4 3 2 1 0\n")
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (7 * GB, 7 * GB))
+    assert available_memory() == 7 * GB - pages * resource.getpagesize()
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (1, 1))
+    assert available_memory() == 0
+
+
 @pytest.mark.parametrize("narrowest", ["job/step", "job", "."])
 @pytest.mark.parametrize(
     ("membership", "root", "files", "unlimited"),
@@ -46,10 +56,12 @@ def test_without_groups_all_that_the_kernel_calls_available(write):
 )
 def test_the_narrowest_of_the_groups_around(write, narrowest, membership, root, files, unlimited):
     write("proc/self/cgroup", f"7:cpu,cpuacct:/other\n{membership}\n")
+    most, used, prefix = files
+    cache = f"{prefix}active_file {GB // 4}\n{prefix}inactive_file {GB * 3 // 4}"
     for group in ("job/step", "job", "."):
         limit = 5 * GB if group == narrowest else unlimited
-        for name, value in zip(files, (limit, 3 * GB, f"{files[2]} {GB}"), strict=True):
-            write(f"groups/{root}/{group}/{name.replace(files[2], 'memory.stat')}", f"{value}\n")
+        for name, value in ((most, limit), (used, 3 * GB), ("memory.stat", cache)):
+            write(f"groups/{root}/{group}/{name}", f"{value}\n")
     assert available_memory() == 3 * GB
 
 

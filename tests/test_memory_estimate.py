@@ -81,6 +81,6 @@ def test_a_gpu_has_its_own_memory(monkeypatch):
     free = {"mem_get_info": (10**6, 10**9), "memory_reserved": 3 * 10**8, "memory_allocated": 10**8}
     for name, said in free.items():
         monkeypatch.setattr(torch.cuda, name, lambda _, said=said: said)
-    grid = Grid((40, 40, 40), np.eye(4))
+    grid = Grid((100, 100, 100), np.eye(4))
     with pytest.raises(InputError, match=r"of cuda:0, 0\.2 GB .* would fit .*, or the CPU$"):
         memory_estimate.check_memory(grid, grid, VoxelOptLayer(), 8, torch.device("cuda:0"))

@@ -19,14 +19,27 @@ def available_memory() -> int:
     """Bytes that can be taken before the system starts to swap or to kill.
 
     On Linux what the kernel calls available, or what the control groups of this process (those
-    of a container, of a scheduler's job) leave of their limits, whichever is less. On macOS all
-    that is built in. Where nothing is known, ``sys.maxsize``.
+    of a container, of a scheduler's job) or ``ulimit -v`` leave of their limits, whichever is
+    least. On macOS all that is built in. Where nothing is known, ``sys.maxsize``.
     """
     try:
         free = _numbers(_PROC / "meminfo")["MemAvailable"] * 1024
     except (OSError, KeyError):
         free = _built_in()
-    return max(0, min([free, *_left_by_groups()]))
+    return max(0, min([free, *_left_by_groups(), *_left_of_addresses()]))
+
+
+def _left_of_addresses() -> Generator[int]:
+    """What ``ulimit -v`` leaves, if it is set."""
+    try:
+        import resource  # there is none on Windows
+
+        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+        if limit != resource.RLIM_INFINITY:
+            pages = int((_PROC / "self" / "statm").read_text().split()[0])
+            yield limit - pages * resource.getpagesize()
+    except (ImportError, OSError):
+        return
 
 
 def _left_by_groups() -> Generator[int]:

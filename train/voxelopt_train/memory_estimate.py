@@ -17,11 +17,11 @@ from voxelopt_train.grids import Grid, isotropic_grid
 from voxelopt_train.input_files import size_text
 from voxelopt_train.memory import available_memory
 
-_WORKING = 130  # images, masks, displacement, inverse, velocity and what composing them takes
-_FEATURE = 16  # of both images in a pyramid, and one warped
+_WORKING = 165  # images, masks, displacement, inverse, velocity and what composing them takes
+_FEATURE = 19  # of both images in a pyramid, and one warped
 _OF_DISSIMILARITY = {"cosine": 8, "ncc": 8}  # for each feature
 _WINDOWS = {"lncc": 55, "mind": 200}  # in all
-_FIXED = 110  # displacement, inverse, resampled images, Jacobian
+_FIXED = 125  # displacement, inverse, resampled images, Jacobian
 _SLAB, _OF_SLAB = 2**21, 80  # points that are mapped at a time, see `transforms.slabs`
 _STEP_MM = 0.1  # of the spacing that a message names
 
