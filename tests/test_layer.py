@@ -123,6 +123,21 @@ def test_precision(smooth_velocity):
         assert (half - single).abs().mean() < 0.1
 
 
+@pytest.mark.parametrize("preset", ["paper", "released", "intensity"])
+@pytest.mark.parametrize("assignment", ["hard", "soft"])
+def test_nothing_leaves_the_device(preset, assignment):
+    """Tried on ``meta``, which has no values: none is read back, none comes from elsewhere."""
+    fixed, moving = (torch.rand(1, 2, 24, 20, 28, device="meta").requires_grad_() for _ in range(2))
+    mask = fixed.new_ones(1, 1, 24, 20, 28)
+    layer = VoxelOptLayer.from_preset(preset, assignment=assignment, learnable=True).to("meta")
+    solution = layer.solve(fixed, moving, fixed_mask=mask, moving_mask=mask, inverse=True)
+    u = solution.displacement
+    warp(moving, u, boundary="border").sum().backward()
+    inverse = solution.inverse
+    assert inverse is not None and moving.grad is not None
+    assert u.is_meta and inverse.is_meta and moving.grad.is_meta and u.shape == (1, 3, 24, 20, 28)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("preset", [None, "paper", "released"])
 def test_cuda_agrees_with_cpu(smooth_velocity, preset):

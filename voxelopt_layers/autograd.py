@@ -1,7 +1,8 @@
-"""`torch.autograd.Function` with the types that PyTorch leaves open."""
+"""PyTorch's automatic machinery: functions of one tensor, and an end to autocast."""
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,3 +19,10 @@ class TensorFunction(torch.autograd.Function):
 
         @classmethod
         def apply(cls, *args: Any) -> Tensor: ...
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """No autocast within; nothing to do where there is none, as on the device ``meta``."""
+    if not torch.amp.is_autocast_available(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)

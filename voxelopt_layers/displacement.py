@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from voxelopt_layers import native
+from voxelopt_layers.autograd import without_autocast
 from voxelopt_layers.bounds import LARGEST
 from voxelopt_layers.fused import FusedExponential, FusedWarp
 
@@ -79,7 +80,7 @@ def sample(
     ).expand(image.shape[0], *coordinates.shape[2:], d)
     # In 2-D the backward pass of grid_sample ends the process over a NaN: it goes around that.
     unknown = grid.isnan().any(-1) if d == 2 else None
-    with torch.autocast(image.device.type, enabled=False):
+    with without_autocast(image.device):
         out = F.grid_sample(
             image.to(dtype),
             grid if unknown is None else grid.masked_fill(unknown[..., None], 0),

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from voxelopt_layers import native
-from voxelopt_layers.autograd import TensorFunction
+from voxelopt_layers.autograd import TensorFunction, without_autocast
 
 
 class FusedCostVolume(TensorFunction):
@@ -69,14 +69,14 @@ class Remade:
     def __init__(self, make: Callable[[], Tensor], device: torch.device, shared: bool) -> None:
         self._make = make
         self._shared = shared
-        self._device = device.type
+        self._device = device
         self._cost: Tensor | None = None
 
     def cost(self, last: bool) -> Tensor:
         """The volume; it is given up with the last who needs it."""
         cost = self._cost
         if cost is None:
-            with torch.no_grad(), torch.autocast(self._device, enabled=False):
+            with torch.no_grad(), without_autocast(self._device):
                 cost = self._make().contiguous()
         self._cost = cost if self._shared and not last else None
         return cost

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -12,13 +11,9 @@ from torch import Tensor, nn
 from voxelopt_layers import native
 from voxelopt_layers.arguments import check_inputs
 from voxelopt_layers.assignment import Assignment
+from voxelopt_layers.autograd import without_autocast
 from voxelopt_layers.bounds import bounded, bounded_gradient
-from voxelopt_layers.cost_volume import (
-    Dissimilarity,
-    bounded_cost_volume,
-    checked_dissimilarity,
-    match_in_one_pass,
-)
+from voxelopt_layers.cost_volume import Dissimilarity, checked_dissimilarity
 from voxelopt_layers.displacement import (
     Boundary,
     compose,
@@ -26,8 +21,9 @@ from voxelopt_layers.displacement import (
     invert,
     resize_displacement,
 )
+from voxelopt_layers.matching import Maps, Matching
 from voxelopt_layers.presets import PRESETS
-from voxelopt_layers.pyramid import feature_pyramid, pyramid_shapes, warp_features
+from voxelopt_layers.pyramid import feature_pyramid, pyramid_shapes
 from voxelopt_layers.refinement import SQUARINGS
 from voxelopt_layers.solution import Level, Solution
 from voxelopt_layers.solver import CoordinateDescent, GradientMode
@@ -245,7 +241,7 @@ class VoxelOptLayer(nn.Module):
         """
         check_inputs(fixed, moving, fixed_mask, moving_mask, initial_displacement)
         dtype = torch.promote_types(torch.promote_types(fixed.dtype, moving.dtype), torch.float32)
-        with torch.autocast(fixed.device.type, enabled=False):
+        with without_autocast(fixed.device):
             shapes = pyramid_shapes(fixed.shape[2:], self.levels)
             pyramids = [
                 feature_pyramid(
@@ -265,9 +261,9 @@ class VoxelOptLayer(nn.Module):
                 u, u_inverse = self._upsample(u, shape), self._upsample(u_inverse, shape)
                 start = self._upsample(initial, shape, exact=True)
                 (f, f_mask), (m, m_mask) = (pyramid[number] for pyramid in pyramids)
-                maps, last = ((f, m), (f_mask, m_mask)), number == len(shapes) - 1
+                maps, last = Maps(f, m, f_mask, m_mask), number == len(shapes) - 1
                 level, u_inverse = self._solve_level(
-                    *maps, start, u, u_inverse, last, inverse=inverse, velocities=velocities
+                    maps, start, u, u_inverse, last, inverse=inverse, velocities=velocities
                 )
                 u = level.displacement
                 levels.append(level)
@@ -281,8 +277,7 @@ class VoxelOptLayer(nn.Module):
 
     def _solve_level(
         self,
-        features: tuple[Tensor, Tensor],
-        masks: tuple[Tensor | None, Tensor | None],
+        maps: Maps,
         start: Tensor | None,
         u: Tensor | None,
         u_inverse: Tensor | None,
@@ -293,27 +288,31 @@ class VoxelOptLayer(nn.Module):
     ) -> tuple[Level, Tensor | None]:
         """The warps of one level, from the displacement before it and its inverse."""
         dissimilarity = self.dissimilarity if last else self.coarse_dissimilarity
+        matching = Matching(self.search_radius, dissimilarity, self.boundary, self.cost_dtype)
         kept: list[Tensor] = []
-        dtype = features[0].dtype
         entropy: Tensor | None = None
         sigma: Tensor | None = None
         own: Tensor | None = None
         for warp in range(self.warps_per_level + (self.refinements if last else 0)):
-            matched = *features, *masks, _compose(start, u), dissimilarity
+            displacement = _compose(start, u)
             if warp < self.warps_per_level:
-                cost, again, known = self._cost(*matched)
+                # Nothing here holds the warped map: it ends before the solver needs its memory.
+                cost, again, known = matching.volume(
+                    matching.warped(maps, displacement), self.solver
+                )
                 # The last volume is the first that the backward pass needs: it may stay.
                 keep = last and warp == self.warps_per_level - 1
                 solved: tuple[Tensor, Tensor] = self.solver(cost, None if keep else again, known)
                 del cost
-                velocity, entropy = solved[0].to(dtype), solved[1].to(dtype)
+                velocity, entropy = (x.to(maps.fixed.dtype) for x in solved)
                 squarings = self.integration_steps
             else:
                 assert u is not None and entropy is not None  # there was a whole volume
                 sigma = self.solver.sigma(entropy) if sigma is None else sigma
-                if own is None or masks[1] is not None:  # which is warped anew
-                    own = self.solver.own_slope(self._star(*matched, itself=True), sigma)
-                velocity = self.solver.refine(self._star(*matched), own, sigma, u)
+                warped = matching.warped(maps, displacement)
+                if own is None or maps.moving_mask is not None:  # which is warped anew
+                    own = self.solver.own_slope(matching.star(warped, itself=True), sigma)
+                velocity = self.solver.refine(matching.star(warped), own, sigma, u)
                 squarings = min(self.integration_steps, SQUARINGS)
             if velocities:
                 kept.append(velocity)
@@ -322,85 +321,6 @@ class VoxelOptLayer(nn.Module):
                 u_inverse = _compose(exponentiate(-velocity, squarings), u_inverse)
         assert u is not None and entropy is not None
         return Level(tuple(kept), u, entropy), u_inverse
-
-    def _cost(
-        self,
-        fixed: Tensor,
-        moving: Tensor,
-        fixed_mask: Tensor | None,
-        moving_mask: Tensor | None,
-        displacement: Tensor | None,
-        dissimilarity: Dissimilarity,
-    ) -> tuple[Tensor, Callable[[], Tensor] | None, Tensor | None]:
-        """Cost volume of one warp, and what is known of it.
-
-        That is what makes it again, where there is a gradient to come; and its entropy, where a
-        kernel finds both in one pass. Without a gradient the warped map ends here, before the
-        solver needs its memory.
-        """
-        moving, moving_mask = self._warped(moving, moving_mask, displacement)
-        masked = fixed_mask is not None or moving_mask is not None
-        if not (masked or self._learns(fixed, moving)):
-            matched = match_in_one_pass(
-                fixed, moving, self.search_radius, dissimilarity, self.boundary,
-                self.cost_dtype, self.solver.value("beta"), self.solver.probability_floor,
-            )  # fmt: skip
-            if matched is not None:
-                return matched[0], None, matched[1]
-        make = partial(
-            bounded_cost_volume,
-            # As the kernels keep them: a copy of their own, or one whose changes are noticed.
-            fixed.contiguous(),
-            moving.contiguous(),
-            self.search_radius,
-            dissimilarity,
-            self.boundary,
-            fixed_mask,
-            moving_mask,
-            self.cost_dtype or fixed.dtype,
-            star=False,
-        )
-        cost = make()
-        # A function of the user's may be random: it is called once.
-        again = cost.requires_grad and not callable(dissimilarity)
-        return cost, make if again else None, None
-
-    def _star(
-        self,
-        fixed: Tensor,
-        moving: Tensor,
-        fixed_mask: Tensor | None,
-        moving_mask: Tensor | None,
-        displacement: Tensor | None,
-        dissimilarity: Dissimilarity,
-        itself: bool = False,
-    ) -> Tensor:
-        """Costs of a star of offsets: of both maps, or of the fixed one with itself."""
-        moving, moving_mask = self._warped(moving, moving_mask, displacement)
-        return bounded_cost_volume(
-            fixed.contiguous(),
-            (fixed if itself else moving).contiguous(),
-            1,
-            dissimilarity,
-            self.boundary,
-            fixed_mask,
-            moving_mask,
-            self.cost_dtype or fixed.dtype,
-            star=True,
-        )
-
-    def _warped(
-        self, moving: Tensor, mask: Tensor | None, displacement: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
-        if displacement is None:
-            return moving, mask
-        displacement = bounded_gradient(displacement, self.cost_dtype)
-        return warp_features(moving, mask, displacement, self.boundary)
-
-    def _learns(self, *tensors: Tensor) -> bool:
-        """Whether a gradient is to come, to the features or to parameters of the solver."""
-        learned = any(t.requires_grad for t in (*tensors, *self.solver.parameters()))
-        return torch.is_grad_enabled() and learned
 
     def _upsample(
         self, displacement: Tensor | None, shape: Sequence[int], exact: bool = False
