@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,6 +22,10 @@ from voxelopt_train.images import read_image
 from voxelopt_train.phantom import CT_WINDOW, abdomen, deformed_pair, phantom_pair
 
 SMALL = {"shape": (28, 22, 24), "spacing_mm": 12.0}
+# Made once for all tests here: a phantom takes a second.
+small_pair, small_deformed_pair = (
+    cache(partial(make, **SMALL)) for make in (phantom_pair, deformed_pair)
+)
 SCAN = ["--known-warp", "fixed.nii.gz", "fixed_labels.nii.gz"]
 # What stands in for two tools: one finds a shift of a voxel, the other fails when it is told to.
 SCRIPT = """
@@ -52,8 +56,8 @@ def tools(monkeypatch, folder) -> dict:
     }
     monkeypatch.setattr(peers, "peer_tools", SimpleNamespace(__file__=str(folder / "tool.py")))
     monkeypatch.setattr(peers, "TOOLS", tools)
-    monkeypatch.setattr(peer_pairs, "phantom_pair", partial(phantom_pair, **SMALL))
-    monkeypatch.setattr(peer_pairs, "deformed_pair", partial(deformed_pair, **SMALL))
+    monkeypatch.setattr(peer_pairs, "phantom_pair", small_pair)
+    monkeypatch.setattr(peer_pairs, "deformed_pair", small_deformed_pair)
     return tools
 
 
@@ -97,7 +101,7 @@ def test_the_tables_say_what_tools_found(run, tools, monkeypatch):
     measured = []
     for n, magnitude in enumerate((20.0, 30.0)):
         described = found["sets"]["deformed"]["pairs"][n]
-        pair = deformed_pair(n, magnitude, **SMALL)
+        pair = small_deformed_pair(n, magnitude)
         assert described["fixed"] == f"phantom {n} deformed by {magnitude:g} mm"
         fixed, moving = pair.fixed_labels.data.numpy(), pair.moving_labels.data.numpy()
         assert pair.displacement is not None
