@@ -5,10 +5,13 @@ Run as a program, it prints how far each is from our own warped image, over all 
 
 from __future__ import annotations
 
-import importlib.util
+import shutil
+import subprocess
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +154,16 @@ def nitransforms_flirt(folder: Path, fixed: Grid, moving: Image) -> np.ndarray:
     return np.asarray(warped.dataobj)
 
 
+def niftyreg(folder: Path, fixed: Grid, moving: Image, to: str) -> np.ndarray:
+    path = _written(folder, fixed, moving, "t.nii.gz", to)
+    files = {"ref": folder / "fixed.nii.gz", "flo": folder / "moving.nii.gz", "trans": path}
+    options = [text for name, file in files.items() for text in (f"-{name}", str(file))]
+    warped = folder / "warped.nii.gz"
+    command = ["reg_resample", *options, "-res", str(warped), "-inter", "1", "-pad", str(OUTSIDE)]
+    subprocess.run(command, check=True, capture_output=True)
+    return Nifti1Image.from_filename(warped).get_fdata()
+
+
 def learn2reg_evaluation(folder: Path, fixed: Grid, moving: Image) -> np.ndarray:
     """As the challenge's evaluation, which indexes the moving array."""
     path = _written(folder, fixed, moving, "t.nii.gz", "learn2reg")
@@ -182,12 +195,16 @@ def _simpleitk_read_back(folder: Path, fixed: Grid, moving: Image) -> np.ndarray
 
 @dataclass(frozen=True)
 class Tool:
-    """How one tool warps an image by one of our files, and the module that it needs."""
+    """How one tool warps an image by one of our files, and the module or program that it needs."""
 
     warped: Callable[[Path, Grid, Image], np.ndarray]
-    module: str = "voxelopt_train"
+    needs: str = "voxelopt_train"
     one_shape: bool = False  # of fixed and moving image
     chain: Chain = chain_on  # what is in our file
+
+    @property
+    def installed(self) -> bool:
+        return shutil.which(self.needs) is not None or find_spec(self.needs) is not None
 
 
 TOOLS = {
@@ -202,6 +219,8 @@ TOOLS = {
     "fsl, fslpy": Tool(fslpy_warp, "fsl"),
     "fsl .mat, fslpy": Tool(fslpy_flirt, "fsl", chain=affine_alone),
     "fsl .mat, nitransforms": Tool(nitransforms_flirt, "nitransforms", chain=affine_alone),
+    "niftyreg-def, NiftyReg": Tool(partial(niftyreg, to="niftyreg-def"), "reg_resample"),
+    "niftyreg-disp, NiftyReg": Tool(partial(niftyreg, to="niftyreg-disp"), "reg_resample"),
     "learn2reg, scipy as its evaluation": Tool(learn2reg_evaluation, one_shape=True),
     "itk .nii.gz, read back": Tool(_read_back("t.nii.gz", "itk")),
     "itk .h5, read back": Tool(_read_back("t.h5", "itk")),
@@ -236,7 +255,7 @@ def difference(tool: Tool, folder: Path, pair: str) -> float:
 
 def _print_table() -> None:
     for name, tool in TOOLS.items():
-        if importlib.util.find_spec(tool.module) is None:
+        if not tool.installed:
             print(f"{name:36} not installed")
             continue
         with tempfile.TemporaryDirectory() as folder:
