@@ -235,11 +235,15 @@ def test_a_cohort_is_found_in_sub_folders_or_by_prefixes(run, monkeypatch, out):
 def test_cases_that_failed_at_last_are_left_out_and_told(run, out):
     for case in ("a", "b"):
         shutil.copytree(out, f"cohort/{case}")
-    rows = [{"case": "a", "status": "done"}, {"case": "b", "status": "failed", "error": "damaged"}]
+    rows = [{"case": "a", "status": "done"}, {"case": "b", "status": "failed"}]
+    rows[1] |= {"fixed": "/a disk/b.nii", "error": "fixed image /a disk/b.nii: damaged & <cut>"}
     Path("cohort/results.json").write_text(json.dumps({"cases": rows}))
     code, told, _ = run("report", "cohort")
-    assert code == 0 and "note: cohort: case b failed and is left out: damaged" in told
+    assert code == 0 and "note: case b failed and is left out: fixed image" in told
     assert [case["name"] for case in Page("report.html").data["cases"]] == ["a"]
+    text = Path("report.html").read_text()
+    assert '<h1 id="title">a, 1 failed</h1>' in text
+    assert "case b failed and is left out: fixed image b.nii: damaged &amp; &lt;cut&gt;</p>" in text
 
 
 def test_cases_of_one_name_are_told_by_their_paths(run, out):

@@ -53,9 +53,10 @@ def run_report(options: Namespace) -> None:
             f"--fixed and --moving are for one registration, there are {len(cases)} here"
         )
     check_kept((*given.values(), options.label_names), [output])
+    failed = failed_cases(options.results)
     with progress_bar(stages=len(cases)) as stage, all_or_none(output.parent) as temporary:
-        size = write_page(temporary / output.name, cases, given, names, stage)
-    for note in [*(note for case in cases for note in case.notes), *failed_cases(options.results)]:
+        size = write_page(temporary / output.name, cases, given, names, stage, failed)
+    for note in [*(note for case in cases for note in case.notes), *failed]:
         print("note:", note)
     print(f"wrote {output} ({size / 1e6:.1f} MB)")
 

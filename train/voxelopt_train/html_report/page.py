@@ -53,6 +53,7 @@ def write_page(
     given: Mapping[str, str | None] | None = None,
     label_names: Mapping[str, str] | None = None,
     progress: Callable[[str], None] | None = None,
+    failed: Sequence[str] = (),
 ) -> int:
     """Write the page of one registration, or of a cohort.
 
@@ -62,6 +63,7 @@ def write_page(
         given: files that take the place of the inputs that the report names.
         label_names: names of labels; those of the report count where there are none.
         progress: called with the name of each case as it begins.
+        failed: a sentence on each case that has no results to show.
 
     Returns:
         The size of the page in bytes.
@@ -71,8 +73,9 @@ def write_page(
     """
     with atomic_output(path) as temporary:
         with temporary.open("w", encoding="utf-8", newline="\n") as file:
-            for part in _page(cases, given or {}, label_names or {}, progress or (lambda _: None)):
-                file.write(part)
+            file.writelines(
+                _page(cases, given or {}, label_names or {}, progress or (lambda _: None), failed)
+            )
         return temporary.stat().st_size
 
 
@@ -81,13 +84,17 @@ def _page(
     given: Mapping[str, str | None],
     label_names: Mapping[str, str],
     progress: Callable[[str], None],
+    failed: Sequence[str],
 ) -> Iterator[str]:
     """The parts of the file, one case after the other, as they all need not fit into memory."""
     scripts = [_asset(name) for name in _SCRIPTS]
     style = _asset("report.css")
     title = cases[0].name if len(cases) == 1 else f"{len(cases)} registrations"
+    if failed:
+        title += f", {len(failed)} failed"
     values = {
         "title": html.escape(title),
+        "failed": "".join(f'<p class="notice">{html.escape(text)}</p>\n' for text in failed),
         "version": voxelopt_layers.__version__,
         "licence": html.escape(_asset("niivue.LICENSE")),
         "policy": _policy(scripts, style),

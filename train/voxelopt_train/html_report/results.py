@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -122,20 +123,32 @@ def _reports(place: str) -> list[Path]:
 
 
 def failed_cases(places: Sequence[str]) -> list[str]:
-    """A sentence on each case of a cohort that failed at last, whatever older results it has."""
+    """A sentence on each case of a cohort that failed at last, whatever older results it has.
+
+    It goes into the page too, so that files are there by their names alone, as everywhere in it.
+    """
     return [
-        f"{place}: case {name} failed and is left out: {error}"
+        f"case {name} failed and is left out: {_without_folders(row)}"
         for place in places
-        for name, error in _failed_cases(Path(place)).items()
+        for name, row in _failed_cases(Path(place)).items()
     ]
 
 
-def _failed_cases(folder: Path) -> dict[str, str]:
+def _failed_cases(folder: Path) -> dict[str, dict[str, Any]]:
     table = folder / "results.json"
     content = read_json(table) if table.is_file() else {}
     cases = content.get("cases", []) if isinstance(content, dict) else []
     rows = [row for row in cases if isinstance(row, dict) and row.get("status") == "failed"]
-    return {str(row.get("case")): str(row.get("error")) for row in rows}
+    return {str(row.get("case")): row for row in rows}
+
+
+def _without_folders(row: Mapping[str, Any]) -> str:
+    """Why a case failed; of both images the name is known, others have no space in their path."""
+    error = str(row.get("error"))
+    for image in ("fixed", "moving"):
+        path = str(row.get(image))
+        error = error.replace(path, Path(path).name)
+    return re.sub(r"(?:[^\s/]*/)+(?=[^\s/])", "", error)
 
 
 def _unique_names(starts: dict[Path, str]) -> dict[Path, str]:
