@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from voxelopt_train import memory
+from voxelopt_train.cohort.workers import in_workers
 from voxelopt_train.memory import available_memory
 
 GB = 10**9
@@ -34,6 +35,13 @@ def test_here():
 
 def test_without_groups_all_that_the_kernel_calls_available(write):
     assert available_memory() == 8 * GB
+
+
+def test_processes_of_a_cohort_share_it():
+    here = available_memory()
+    asked = list(in_workers(available_memory, [(), (), ()], workers=3, threads=1))
+    assert sorted(index for index, _ in asked) == [0, 1, 2]
+    assert all(isinstance(n, int) and 0.2 * here < n < 0.4 * here for _, n in asked)
 
 
 def test_a_limit_on_addresses(write, monkeypatch):

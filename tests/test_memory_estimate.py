@@ -15,7 +15,7 @@ import torch
 
 from voxelopt_layers import VoxelOptLayer
 from voxelopt_layers.presets import PRESETS
-from voxelopt_train import InputError, memory_estimate, register
+from voxelopt_train import InputError, memory, memory_estimate, register
 from voxelopt_train.grids import Grid, working_grid
 from voxelopt_train.memory_estimate import resampling_bytes, solving_bytes
 
@@ -74,6 +74,12 @@ def test_a_grid_that_would_not_fit_names_the_spacing_that_does(monkeypatch):
 def test_a_fixed_image_that_is_too_large_for_any_working_grid(monkeypatch):
     monkeypatch.setattr(memory_estimate, "available_memory", lambda: 10**6)
     with pytest.raises(InputError, match=r"a fixed image of 20 x 20 x 20 voxels .*resample it"):
+        register(*volumes(20, 20, 20), spacing_mm=4.0)
+
+
+def test_processes_that_share_memory_could_be_fewer(monkeypatch):
+    monkeypatch.setattr(memory, "_share", 10**6)
+    with pytest.raises(InputError, match=r"resample it, or fewer --workers, which share the mem"):
         register(*volumes(20, 20, 20), spacing_mm=4.0)
 
 

@@ -15,18 +15,34 @@ _VERSION_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
 _VERSION_2 = ("memory.max", "memory.current", "")
 
 
+_share = sys.maxsize  # of this process, where several are at work
+
+
+def take_share_of(processes: int) -> None:
+    """From now on this process has, of what is free now, no more than one of so many has."""
+    global _share
+    if processes > 1:
+        _share = available_memory() // processes
+
+
+def is_shared() -> bool:
+    """Whether this process has a share alone, so that fewer processes would have more each."""
+    return _share != sys.maxsize
+
+
 def available_memory() -> int:
     """Bytes that can be taken before the system starts to swap or to kill.
 
     On Linux what the kernel calls available, or what the control groups of this process (those
     of a container, of a scheduler's job) or ``ulimit -v`` leave of their limits, whichever is
-    least. On macOS all that is built in. Where nothing is known, ``sys.maxsize``.
+    least. On macOS all that is built in. Where nothing is known, ``sys.maxsize``. At most this
+    process's share, see `take_share_of`.
     """
     try:
         free = _numbers(_PROC / "meminfo")["MemAvailable"] * 1024
     except (OSError, KeyError):
         free = _built_in()
-    return max(0, min([free, *_left_by_groups(), *_left_of_addresses()]))
+    return max(0, min([free, _share, *_left_by_groups(), *_left_of_addresses()]))
 
 
 def _left_of_addresses() -> Generator[int]:

@@ -15,7 +15,7 @@ from voxelopt_layers import VoxelOptLayer
 from voxelopt_train.errors import InputError
 from voxelopt_train.grids import Grid, isotropic_grid
 from voxelopt_train.input_files import size_text
-from voxelopt_train.memory import available_memory
+from voxelopt_train.memory import available_memory, is_shared
 
 _WORKING = 165  # images, masks, displacement, inverse, velocity and what composing them takes
 _FEATURE = 19  # of both images in a pyramid, and one warped
@@ -61,17 +61,18 @@ def check_memory(
         device: where the layer runs.
     """
     here = available_memory()
+    fewer = ", or fewer --workers, which share the memory" if is_shared() else ""
     needed = resampling_bytes(math.prod(fixed.shape))
     if needed > here:
         raise InputError(
             f"a fixed image of {_shape(fixed)} voxels takes {size_text(needed)} of memory on any "
-            f"working grid, {size_text(here)} are available: resample it"
+            f"working grid, {size_text(here)} are available: resample it{fewer}"
         )
     on_gpu = device.type == "cuda"
     there = _left_on(device) if on_gpu else here
     needed = solving_bytes(math.prod(working.shape), layer, channels)
     if needed > there:
-        place, instead = (f" of {device}", ", or the CPU") if on_gpu else ("", "")
+        place, instead = (f" of {device}", ", or the CPU") if on_gpu else ("", fewer)
         spacing = _fitting_spacing(fixed, layer, channels, there)
         raise InputError(
             f"a working grid of {_shape(working)} voxels takes {size_text(needed)} of memory"

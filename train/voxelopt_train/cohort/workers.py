@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import torch
 
 from voxelopt_train.errors import InputError
+from voxelopt_train.memory import take_share_of
 
 Outcome = TypeVar("Outcome")
 _PATIENCE_S = 10.0  # for a process that cannot even be killed, as one that waits for a dead server
@@ -64,7 +65,7 @@ def in_workers(
     Args:
         function: of the top level of a module, since processes are spawned; raises nothing.
         tasks: arguments that can be pickled.
-        workers: number of processes.
+        workers: number of processes, which share the memory that is free.
         threads: those of PyTorch in each of them.
         limit_s: seconds after which a task is broken off, without those that a process takes to
             start; None: it takes what it takes.
@@ -83,7 +84,7 @@ def in_workers(
         while waiting or busy:
             while waiting and len(busy) < workers:
                 index, task = waiting.popleft()
-                worker = idle.pop() if idle else _Worker(function, threads)
+                worker = idle.pop() if idle else _Worker(function, workers, threads)
                 busy[worker.connection] = worker, index, math.inf
                 worker.send(task)
             for connection in _heard_of(busy):
@@ -121,11 +122,14 @@ class _Begun:
 class _Worker:
     """One process, and our end of the line to it."""
 
-    def __init__(self, function: Callable[..., Any], threads: int) -> None:
+    def __init__(self, function: Callable[..., Any], workers: int, threads: int) -> None:
         context = multiprocessing.get_context("spawn")  # threads do not live through a fork
         self.connection, theirs = context.Pipe()
         self._process = context.Process(
-            target=_work, args=(theirs, function, threads), daemon=True, name="voxelopt worker"
+            target=_work,
+            args=(theirs, function, workers, threads),
+            daemon=True,
+            name="voxelopt worker",
         )
         with _interrupts_ignored():
             self._process.start()
@@ -160,8 +164,9 @@ class _Worker:
         self.connection.close()
 
 
-def _work(connection: Connection, function: Callable[..., Any], threads: int) -> None:
+def _work(connection: Connection, function: Callable[..., Any], workers: int, threads: int) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    take_share_of(workers)
     torch.set_num_threads(threads)
     with suppress(EOFError, OSError):  # the other end is gone, whatever became of it
         while True:
