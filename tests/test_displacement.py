@@ -156,13 +156,44 @@ def test_gradcheck(operator, smooth_velocity):
     assert torch.autograd.gradcheck(jacobian_determinant, (u,))
 
 
-def test_wrong_shapes_are_named():
-    with pytest.raises(ValueError, match=r"displacement must have shape .* got \(1, 2, 4, 4, 4\)"):
-        warp(torch.zeros(1, 1, 4, 4, 4), torch.zeros(1, 2, 4, 4, 4))
-    with pytest.raises(ValueError, match="same spatial shape"):
-        warp(torch.zeros(1, 1, 4, 5), torch.zeros(1, 2, 4, 4))
-    with pytest.raises(ValueError, match="coordinates must have 2 channels"):
-        sample(torch.zeros(1, 1, 4, 4), torch.zeros(1, 3, 4, 4))
+IMAGE, FIELD = torch.zeros(2, 1, 4, 5, 6), torch.zeros(2, 3, 4, 5, 6)
+
+
+@pytest.mark.parametrize(
+    ("operator", "arguments", "message"),
+    [
+        (warp, (IMAGE, FIELD.movedim(1, -1)), r"displacement must have .* \(2, 4, 5, 6, 3\)"),
+        (warp, (IMAGE, FIELD[0]), r"displacement must have shape .* got \(3, 4, 5, 6\)"),
+        (warp, (IMAGE, FIELD[:, :2]), r"displacement must have .* \(2, 2, 4, 5, 6\)"),
+        (warp, (IMAGE, FIELD.numpy()), "displacement must be a tensor .* got ndarray"),
+        (warp, (IMAGE.numpy(), FIELD), "moving must be a tensor .* got ndarray"),
+        (warp, (IMAGE[:, 0], FIELD), r"moving \(B, C, \*spatial\) .* same spatial shape"),
+        (warp, (IMAGE[..., 1:], FIELD), r"same spatial shape, got \(2, 1, 4, 5, 5\) and"),
+        (warp, (IMAGE, FIELD.repeat(2, 1, 1, 1, 1)), "as moving, or one, got 4 and 2"),
+        (warp, (IMAGE, FIELD, "bilinear"), "mode must be one of .* got 'bilinear'"),
+        (warp, (IMAGE, FIELD, "linear", "reflect"), "boundary must be one of"),
+        (compose, (FIELD, FIELD[0]), "inner must have shape"),
+        (compose, (FIELD[0], FIELD), "outer must have shape"),
+        (compose, (FIELD[:1], FIELD), "inner must have as many samples as outer"),
+        (compose, (FIELD, FIELD[..., 1:]), r"outer .* and inner .* same spatial shape"),
+        (exponentiate, (FIELD.movedim(1, -1),), "velocity must have shape"),
+        (invert, (FIELD[0],), "displacement must have shape"),
+        (jacobian_determinant, (FIELD.movedim(1, -1),), "displacement must have shape"),
+        (resize_displacement, (FIELD.movedim(1, -1), (3, 3, 3)), "displacement must have"),
+        (resize_displacement, (FIELD, (3, 3)), r"shape must have 3 axes, .* got \(3, 3\)"),
+        (sample, (IMAGE, FIELD[:, :2]), "coordinates must have 3 channels"),
+        (sample, (IMAGE[:1], FIELD), "coordinates must have as many samples as image"),
+        (sample, (IMAGE, FIELD, "bilinear"), "mode must be one of"),
+    ],
+)
+def test_wrong_arguments_are_named(operator, arguments, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        operator(*arguments)
+
+
+def test_one_displacement_for_all_samples():
+    images, u = torch.rand(3, 2, 6, 5, 4), torch.randn(1, 3, 6, 5, 4)
+    torch.testing.assert_close(warp(images, u), warp(images, u.expand(3, -1, -1, -1, -1)))
 
 
 def test_batches_by_vmap():

@@ -332,16 +332,49 @@ def test_bad_settings_are_named(options, message):
         VoxelOptLayer(**options)
 
 
-def test_bad_inputs_are_named():
-    layer, image = VoxelOptLayer(), torch.zeros(1, 2, 8, 8)
+IMAGE, FIELD = torch.zeros(1, 2, 8, 8), torch.zeros(1, 2, 8, 8)
+MASK = torch.ones(1, 1, 8, 8)
+ELSEWHERE = torch.device("meta")
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({"fixed": IMAGE.numpy()}, "fixed features must be .* of floating point, got ndarray"),
+        ({"moving": IMAGE.int()}, "moving features must be .* of floating point, got torch.int32"),
+        ({"fixed": IMAGE + 0j}, "of floating point, got torch.complex64"),
+        ({"moving": torch.zeros(1, 2, 8, 9)}, r"one shape.*got \(1, 2, 8, 8\) and \(1, 2, 8, 9\)"),
+        ({"fixed": IMAGE[0], "moving": IMAGE[0]}, r"must both be \(B, C, H, W\) or"),
+        ({"fixed": IMAGE[:0], "moving": IMAGE[:0]}, r"no axis of length 0, got \(0, 2, 8, 8\)"),
+        ({"fixed": IMAGE[:, :0], "moving": IMAGE[:, :0]}, r"no axis of length 0, got \(1, 0, 8, 8"),
+        ({"moving": IMAGE.to(ELSEWHERE)}, "moving features must be on cpu, .* got meta"),
+        ({"fixed_mask": IMAGE}, r"fixed_mask must be \(1, 1, 8, 8\), got \(1, 2, 8, 8\)"),
+        ({"moving_mask": MASK[:, 0]}, r"moving_mask must be \(1, 1, 8, 8\), got \(1, 8, 8\)"),
+        ({"moving_mask": MASK.numpy()}, "moving_mask must be .* real numbers, got ndarray"),
+        ({"fixed_mask": MASK.to(ELSEWHERE)}, "fixed_mask must be on cpu, .* got meta"),
+        ({"initial_displacement": FIELD[..., :4]}, r"must be \(1, 2, 8, 8\), got \(1, 2, 8, 4\)"),
+        ({"initial_displacement": FIELD.movedim(1, -1)}, r"must have shape \(B, 2, H, W\) or"),
+        ({"initial_displacement": FIELD.numpy()}, "must be a tensor of real numbers, got ndarray"),
+        ({"initial_displacement": FIELD + 0j}, "real numbers, got torch.complex64"),
+        ({"initial_displacement": FIELD.to(ELSEWHERE)}, "must be on cpu, .* got meta"),
+    ],
+)
+def test_bad_inputs_are_named(inputs, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        VoxelOptLayer()(**{"fixed": IMAGE, "moving": IMAGE, **inputs})
+
+
+def test_an_unknown_preset_is_named():
     with pytest.raises(ValueError, match="preset must be one of"):
         VoxelOptLayer.from_preset("fast")
-    with pytest.raises(ValueError, match="one shape"):
-        layer(image, torch.zeros(1, 2, 8, 9))
-    with pytest.raises(ValueError, match=r"fixed_mask must be \(1, 1, 8, 8\)"):
-        layer(image, image, fixed_mask=image)
-    with pytest.raises(ValueError, match=r"initial_displacement must be \(1, 2, 8, 8\)"):
-        layer(image, image, initial_displacement=torch.zeros(1, 2, 4, 4))
-    for wrong in (image.numpy(), image.int()):
-        with pytest.raises(TypeError, match="fixed features must be a tensor of floating point"):
-            layer(wrong, image)
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.float64])
+def test_masks_may_be_of_any_type(dtype, smooth_velocity):
+    fixed, moving, _ = pair((12, 14), smooth_velocity)
+    mask = torch.ones(1, 1, 12, 14)
+    mask[..., :5] = 0
+    layer = VoxelOptLayer(levels=2)
+    expected = layer(fixed, moving, fixed_mask=mask, moving_mask=mask)
+    u = layer(fixed, moving, fixed_mask=mask.to(dtype), moving_mask=mask.to(dtype))
+    assert torch.equal(u, expected)

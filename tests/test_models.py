@@ -125,9 +125,54 @@ def test_gradients_reach_a_trainable_encoder_and_lower_the_loss():
     assert losses[-1] < 0.9 * losses[0]
 
 
-def test_network_names_what_is_wrong():
-    net = RegistrationNet(nn.Flatten())
-    with pytest.raises(ValueError, match="features must both be"):
-        net(torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 8, 8))
-    with pytest.raises(ValueError, match="one shape"):
-        net(torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 8, 9))
+class Encoded(nn.Module):
+    """An encoder that returns whatever a function makes of the image."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, image):
+        return self.function(image)
+
+
+IMAGE = torch.zeros(1, 1, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "message"),
+    [
+        (lambda x: [x, x], "what the encoder returns must be a tensor .* got list"),
+        (lambda x: {"out": x}, "what the encoder returns must be a tensor .* got dict"),
+        (lambda x: x.int(), "what the encoder returns must be .* got torch.int32"),
+        (lambda x: x.flatten(1), r"features of 4 axes .* got \(1, 64\)"),
+        (lambda x: x.mean(2), r"features of 4 axes .* got \(1, 1, 8\)"),
+        (lambda x: x.expand(2, -1, -1, -1), r"as many samples, .* got \(2, 1, 8, 8\)"),
+    ],
+)
+def test_network_names_features_that_are_none(encoder, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        RegistrationNet(Encoded(encoder))(IMAGE, IMAGE)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({"moving": torch.zeros(1, 1, 8, 9)}, "images must have one shape"),
+        ({"fixed": IMAGE.numpy()}, "fixed image must be a tensor .* got ndarray"),
+        ({"fixed_mask": IMAGE[:, 0]}, r"fixed_mask must be \(1, 1, 8, 8\), got \(1, 8, 8\)"),
+        ({"moving_mask": IMAGE[..., :4]}, r"moving_mask must be \(1, 1, 8, 8\), got \(1, 1, 8, 4"),
+        ({"initial_displacement": torch.zeros(1, 2, 4, 4)}, r"must be \(1, 2, 8, 8\), got"),
+    ],
+)
+def test_network_names_inputs_that_do_not_fit(inputs, message):
+    net = RegistrationNet(nn.AvgPool2d(2))
+    with pytest.raises((TypeError, ValueError), match=message):
+        net(**{"fixed": IMAGE, "moving": IMAGE, **inputs})
+
+
+def test_network_names_parts_that_are_no_modules():
+    with pytest.raises(TypeError, match=r"encoder must be a module, as MINDSSC\(\), got <class"):
+        RegistrationNet(MINDSSC)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(TypeError, match=r"layer must be a module, as VoxelOptLayer.*got {'levels'"):
+        RegistrationNet(MINDSSC(), {"levels": 3})  # pyright: ignore[reportArgumentType]

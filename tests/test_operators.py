@@ -208,10 +208,46 @@ def test_assignment_gradcheck():
     )
 
 
-def test_bad_arguments_are_named():
-    with pytest.raises(ValueError, match="one shape"):
-        cost_volume(torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 4, 5))
-    with pytest.raises(ValueError, match="dissimilarity must be"):
-        cost_volume(torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 4, 4), dissimilarity="l3")  # pyright: ignore
-    with pytest.raises(ValueError, match=r"\(2k \+ 1\)\^2 offsets, not 8"):
-        assign(torch.zeros(1, 8, 4, 4))
+IMAGE, MASK = torch.zeros(2, 1, 4, 4), torch.ones(2, 1, 4, 4)
+COST, FIELD = torch.zeros(2, 9, 4, 4), torch.zeros(2, 2, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("operator", "arguments", "message"),
+    [
+        (cost_volume, (IMAGE, IMAGE[..., 1:]), "features must both be .* of one shape"),
+        (cost_volume, (IMAGE.int(), IMAGE), "fixed features must be .* floating point, got"),
+        (cost_volume, (IMAGE, IMAGE.numpy()), "moving features must be .* got ndarray"),
+        (cost_volume, (IMAGE[:0], IMAGE[:0]), "no axis of length 0"),
+        (cost_volume, (IMAGE, IMAGE, 1, "l3"), "dissimilarity must be"),
+        (cost_volume, (IMAGE, IMAGE, 1, "l1", "reflect"), "boundary must be one of"),
+        (
+            cost_volume,
+            (IMAGE, IMAGE, 1, "l1", "border", MASK[:, 0]),
+            r"fixed_mask must be \(2, 1, 4",
+        ),
+        (
+            cost_volume,
+            (IMAGE, IMAGE, 1, "l1", "border", None, MASK[:1]),
+            r"moving_mask must be \(2, 1, 4",
+        ),
+        (assign, (COST[:, :8],), r"\(2k \+ 1\)\^2 offsets, not 8"),
+        (assign, (COST, FIELD.movedim(1, -1)), r"smooth must be \(2, 2, 4, 4\), for costs"),
+        (assign, (COST, FIELD[0]), r"smooth must be .* got \(2, 4, 4\)"),
+        (assign, (COST, None, 0.0, "argmin"), "assignment must be one of"),
+        (assign, (COST, None, 0.0, "hard", 1.0, "first"), "ties must be one of"),
+        (adaptive_gaussian, (COST, MASK[:, 0]), r"sigma must be \(2, 1, 4, 4\), one width"),
+        (adaptive_gaussian, (COST, 1.0), "sigma must be a tensor of real numbers, got float"),
+        (adaptive_gaussian, (COST, MASK, 3, 1, "reflect"), "boundary must be one of"),
+    ],
+)
+def test_bad_arguments_are_named(operator, arguments, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        operator(*arguments)
+
+
+def test_masks_of_a_cost_volume_may_be_bool():
+    fixed, moving = features((4, 5)), features((4, 5))
+    mask = torch.rand(2, 1, 4, 5) > 0.3
+    expected = cost_volume(fixed, moving, fixed_mask=mask.double(), moving_mask=mask.double())
+    assert torch.equal(cost_volume(fixed, moving, fixed_mask=mask, moving_mask=mask), expected)

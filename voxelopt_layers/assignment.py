@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from voxelopt_layers import native
+from voxelopt_layers.arguments import check_choice, check_tensor
 from voxelopt_layers.fused import as_tensor, assign_fused, tie_margin, working_dtype
 from voxelopt_layers.offsets import search_offsets
 
 Assignment = Literal["hard", "soft", "straight_through"]
+ASSIGNMENTS: tuple[str, ...] = get_args(Assignment)
+TIES = ("mean", "sum")
 # Voxels whose energies are held at a time: what a cache holds, or what fills a GPU.
 _BLOCK = {"cpu": 2**16, "cuda": 2**20}
 
@@ -41,18 +44,26 @@ def assign(
     Returns:
         ``(B, d, *spatial)`` in voxels, within ``[-k, k]`` (for ``ties="mean"``).
     """
+    check_tensor(cost, "cost")
+    check_choice(assignment, "assignment", ASSIGNMENTS)
+    check_choice(ties, "ties", TIES)
     spatial, d = cost.shape[2:], cost.dim() - 2
     radius = (round(cost.shape[1] ** (1 / d)) - 1) // 2
     if (2 * radius + 1) ** d != cost.shape[1]:
         raise ValueError(
             f"a cost volume over {d} axes has (2k + 1)^{d} offsets, not {cost.shape[1]}"
         )
+    expected = (cost.shape[0], d, *spatial)
+    if smooth is not None and smooth.shape != expected:
+        raise ValueError(
+            f"smooth must be {expected}, for costs of shape {tuple(cost.shape)}, "
+            f"got {tuple(smooth.shape)}"
+        )
     inputs = (cost, smooth, coupling, temperature)
     needs_grad = torch.is_grad_enabled() and any(
         isinstance(x, Tensor) and x.requires_grad for x in inputs
     )
-    fits = smooth is None or smooth.shape == (cost.shape[0], d, *spatial)
-    if fits and not needs_grad and native.suits(smooth, cost=cost):
+    if not needs_grad and native.suits(smooth, cost=cost):
         kind = native.assignment_kind(assignment, ties)
         return assign_fused(
             cost, smooth, kind, as_tensor(coupling, cost), as_tensor(temperature, cost)

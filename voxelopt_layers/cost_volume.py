@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from voxelopt_layers import native
+from voxelopt_layers.arguments import check_choice, check_inputs
 from voxelopt_layers.bounds import LARGEST_COST, bounded, bounded_gradient, keep
 from voxelopt_layers.channelwise_cost import added, channelwise_cost
-from voxelopt_layers.displacement import Boundary
+from voxelopt_layers.displacement import BOUNDARIES, Boundary
 from voxelopt_layers.fused import as_tensor, match, working_dtype
 from voxelopt_layers.local_correlation import local_correlation_cost
 from voxelopt_layers.offsets import Offsets, pad, search_offsets, star_offsets, window
@@ -84,14 +85,14 @@ def cost_volume(
     Returns:
         ``(B, (2 * radius + 1)^d, *spatial)``, or ``(B, 2 * d + 1, *spatial)`` of a star.
     """
-    if fixed.shape != moving.shape or fixed.dim() not in (4, 5):
-        raise ValueError(
-            "fixed and moving must both be (B, C, H, W) or (B, C, D, H, W) of one shape, got "
-            f"{tuple(fixed.shape)} and {tuple(moving.shape)}"
-        )
+    check_inputs(fixed, moving, fixed_mask, moving_mask)
+    check_choice(boundary, "boundary", BOUNDARIES)
     dissimilarity = checked_dissimilarity(dissimilarity)
     dtype = dtype or fixed.dtype
     fixed, moving = (bounded(x).to(working_dtype(x)) for x in (fixed, moving))
+    fixed_mask, moving_mask = (
+        None if mask is None else mask.to(fixed.dtype) for mask in (fixed_mask, moving_mask)
+    )
     return bounded_cost_volume(
         fixed, moving, radius, dissimilarity, boundary, fixed_mask, moving_mask, dtype, star
     )

@@ -8,30 +8,28 @@ along spatial axis n (array index order), and it pulls back: ``warped(x) = movin
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from voxelopt_layers import native
+from voxelopt_layers.arguments import (
+    check_choice,
+    check_displacement,
+    check_same_grid,
+    check_samples,
+    check_tensor,
+)
 from voxelopt_layers.autograd import without_autocast
 from voxelopt_layers.bounds import LARGEST
 from voxelopt_layers.fused import FusedExponential, FusedWarp
 
 Boundary = Literal["zeros", "border"]
+BOUNDARIES: tuple[str, ...] = get_args(Boundary)
+_MODES = ("linear", "nearest")
 _LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
-
-
-def check_displacement(displacement: Tensor, name: str = "displacement") -> int:
-    """Return the number of spatial axes d of a ``(B, d, *spatial)`` field, or raise ValueError."""
-    d = displacement.dim() - 2
-    if d not in (2, 3) or displacement.shape[1] != d:
-        raise ValueError(
-            f"{name} must have shape (B, 2, H, W) or (B, 3, D, H, W), "
-            f"got {tuple(displacement.shape)}"
-        )
-    return d
 
 
 def identity_coordinates(like: Tensor) -> Tensor:
@@ -59,12 +57,17 @@ def sample(
     Returns:
         ``(B, C, *out)`` in the dtype of ``image``.
     """
+    check_tensor(image, "image")
+    check_tensor(coordinates, "coordinates")
+    check_choice(mode, "mode", _MODES)
+    check_choice(boundary, "boundary", BOUNDARIES)
     d = image.dim() - 2
     if coordinates.dim() < 2 or coordinates.shape[1] != d:
         raise ValueError(
             f"coordinates must have {d} channels for an image of shape {tuple(image.shape)}, "
             f"got {tuple(coordinates.shape)}"
         )
+    check_samples(image, "image", coordinates, "coordinates")
     # In half precision a coordinate is off by whole voxels in a large volume: float32 at least.
     dtype = torch.promote_types(coordinates.dtype, torch.float32)
     # float32 would alter integers from 2^24 on.
@@ -112,12 +115,9 @@ def warp(
     Returns:
         ``(B, C, *spatial)`` in the dtype of ``moving``.
     """
-    check_displacement(displacement)
-    if moving.shape[2:] != displacement.shape[2:]:
-        raise ValueError(
-            f"moving {tuple(moving.shape)} and displacement {tuple(displacement.shape)} "
-            "must have the same spatial shape"
-        )
+    check_same_grid(moving, "moving", displacement, "displacement")
+    check_choice(mode, "mode", _MODES)
+    check_choice(boundary, "boundary", BOUNDARIES)
     if mode == "linear" and _fits(moving, displacement):
         return FusedWarp.apply(moving, displacement, boundary == "border", False)
     return sample(moving, identity_coordinates(displacement) + displacement, mode, boundary)
@@ -136,8 +136,9 @@ def compose(outer: Tensor, inner: Tensor) -> Tensor:
     Returns:
         ``(B, d, *spatial)`` in voxels.
     """
+    check_displacement(outer, "outer")
+    check_same_grid(outer, "outer", inner, "inner")
     if outer.shape == inner.shape and _fits(outer, inner):
-        check_displacement(inner, "inner")
         return FusedWarp.apply(outer, inner, True, True)
     return inner + warp(outer, inner, boundary="border")
 
@@ -182,6 +183,7 @@ def invert(displacement: Tensor, iterations: int = 20) -> Tensor:
     Returns:
         ``(B, d, *spatial)`` in voxels.
     """
+    check_displacement(displacement)
     inverse = -displacement
     for _ in range(iterations):
         inverse = -warp(displacement, inverse, boundary="border")
@@ -249,6 +251,9 @@ def resize_displacement(
     Returns:
         ``(B, d, *shape)`` in voxels of the new grid.
     """
+    d = check_displacement(displacement)
+    if len(shape) != d:
+        raise ValueError(f"shape must have {d} axes, as the displacement has, got {tuple(shape)}")
     old = displacement.shape[2:]
     if tuple(old) == tuple(shape):
         return displacement

@@ -197,6 +197,9 @@ class VoxelOptLayer(nn.Module):
     def forward(self, fixed: Tensor, moving: Tensor, **options: Any) -> Tensor:
         """Displacement that aligns ``moving`` to ``fixed``; arguments as in `solve`.
 
+        The number of axes decides: ``(B, C, H, W)`` is 2-D, ``(B, C, D, H, W)`` is 3-D. So a single
+        volume ``(C, D, H, W)`` without its batch axis would be taken as C images of D channels.
+
         Returns:
             ``(B, d, *spatial)`` in voxels: ``warped(x) = moving(x + u(x))``.
         """
@@ -236,8 +239,9 @@ class VoxelOptLayer(nn.Module):
             A `Solution`, in float32, or float64 if a feature map is; autocast has no effect.
 
         Raises:
-            TypeError: a feature map is no tensor of floating point.
-            ValueError: shapes do not fit.
+            TypeError: a feature map is no tensor of floating point, or a mask or displacement none
+                of real numbers.
+            ValueError: shapes or devices do not fit.
         """
         check_inputs(fixed, moving, fixed_mask, moving_mask, initial_displacement)
         dtype = torch.promote_types(torch.promote_types(fixed.dtype, moving.dtype), torch.float32)

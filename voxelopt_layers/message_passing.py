@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from voxelopt_layers import native
-from voxelopt_layers.displacement import Boundary
+from voxelopt_layers.arguments import check_choice, check_tensor
+from voxelopt_layers.displacement import BOUNDARIES, Boundary
 from voxelopt_layers.fused import smooth_fused
 
 # Elements handled at a time: enough to share among threads, or to fill a GPU, and no more.
@@ -51,9 +52,16 @@ def adaptive_gaussian(
     Returns:
         ``(B, C, *spatial)``.
     """
+    check_tensor(image, "image")
+    check_tensor(sigma, "sigma")
+    check_choice(boundary, "boundary", BOUNDARIES)
+    expected = (image.shape[0], 1, *image.shape[2:])
+    if sigma.shape != expected:
+        raise ValueError(
+            f"sigma must be {expected}, one width for each voxel, got {tuple(sigma.shape)}"
+        )
     needs_grad = torch.is_grad_enabled() and (image.requires_grad or sigma.requires_grad)
-    fits = sigma.shape == (image.shape[0], 1, *image.shape[2:])
-    if fits and not needs_grad and native.suits(sigma, cost=image):
+    if not needs_grad and native.suits(sigma, cost=image):
         image, sigma = image.contiguous(), sigma.contiguous()
         out = torch.empty_like(image)
         return smooth_fused(image, sigma, out, radius, passes, boundary == "border")

@@ -17,9 +17,10 @@ import torch.utils.checkpoint
 from torch import Tensor, nn
 
 from voxelopt_layers import native
-from voxelopt_layers.assignment import Assignment, assign
+from voxelopt_layers.arguments import check_choice
+from voxelopt_layers.assignment import ASSIGNMENTS, TIES, Assignment, assign
 from voxelopt_layers.bounds import bounded_gradient
-from voxelopt_layers.displacement import Boundary
+from voxelopt_layers.displacement import BOUNDARIES, Boundary
 from voxelopt_layers.entropy import cost_entropy, entropy_to_sigma
 from voxelopt_layers.fused import Descent, FusedDescent, FusedEntropy, Remade, as_tensor
 from voxelopt_layers.message_passing import (
@@ -94,14 +95,13 @@ class CoordinateDescent(nn.Module):
         if not self.constants["theta"] or not all(p > 0 for p in positive):
             raise ValueError("theta (at least one), beta, alpha and temperature must be above 0")
         choices = {
-            "assignment": ("hard", "soft", "straight_through"),
-            "ties": ("mean", "sum"),
+            "assignment": ASSIGNMENTS,
+            "ties": TIES,
             "gradient": ("unrolled", "checkpointed", "truncated"),
-            "boundary": ("zeros", "border"),
+            "boundary": BOUNDARIES,
         }
         for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
+            check_choice(getattr(self, name), name, allowed)
         low, high = self.sigma_range or (0.0, 0.0)
         if not 0 <= low <= high:
             raise ValueError("sigma_range must go from low to high, at least 0")

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from voxelopt_layers import Solution, VoxelOptLayer, resize_displacement
+from voxelopt_layers.arguments import check_on_grid, check_tensor
 from voxelopt_layers.displacement import resize
 
 
@@ -18,22 +19,46 @@ class RegistrationNet(nn.Module):
     Args:
         encoder: any module that maps images ``(B, C, *spatial)`` to features ``(B, F, *grid)``. The
             grid may be coarser but covers the same extent, so that a stride divides the sides.
+            (`FeatureEncoder` makes one of a network that returns several maps.)
         layer: the layer; with its defaults if None.
+
+    Raises:
+        TypeError: one of them is no module.
     """
 
     def __init__(self, encoder: nn.Module, layer: VoxelOptLayer | None = None) -> None:
         super().__init__()
+        _check_part(encoder, "encoder", "MINDSSC()")
         self.encoder = encoder
         self.layer: VoxelOptLayer = VoxelOptLayer() if layer is None else layer
+        _check_part(self.layer, "layer", "VoxelOptLayer(levels=3)")
 
     def features(self, fixed: Tensor, moving: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode the two images one after the other, so that batch statistics do not mix them."""
+        """Encode the two images one after the other, so that batch statistics do not mix them.
+
+        Raises:
+            TypeError: an image, or what the encoder makes of it, is no tensor.
+            ValueError: shapes do not fit.
+        """
+        check_tensor(fixed, "fixed image")
+        check_tensor(moving, "moving image")
         if fixed.shape != moving.shape:
             raise ValueError(
                 "fixed and moving images must have one shape, got "
                 f"{tuple(fixed.shape)} and {tuple(moving.shape)}"
             )
-        return self.encoder(fixed), self.encoder(moving)
+        return self._encoded(fixed), self._encoded(moving)
+
+    def _encoded(self, image: Tensor) -> Tensor:
+        features = self.encoder(image)
+        check_tensor(features, "what the encoder returns", floating=True)
+        if features.dim() != image.dim() or features.shape[0] != image.shape[0]:
+            raise ValueError(
+                f"the encoder must map an image of shape {tuple(image.shape)} to features of "
+                f"{image.dim()} axes and as many samples, (B, F, *grid), "
+                f"got {tuple(features.shape)}"
+            )
+        return features
 
     def forward(self, fixed: Tensor, moving: Tensor, **options: Any) -> Tensor:
         """Displacement ``(B, d, *spatial)`` in voxels; options as in `VoxelOptLayer.solve`."""
@@ -69,7 +94,8 @@ class RegistrationNet(nn.Module):
             A `Solution` whose displacement and inverse are on the images' grid, in its voxels; its
             levels are those of the features' grid.
         """
-        grid = fixed_features.shape[2:]
+        batch, grid = fixed_features.shape[0], fixed_features.shape[2:]
+        check_on_grid(batch, shape, fixed_mask, moving_mask, initial_displacement)
 
         def on_images(displacement: Tensor) -> Tensor:
             return resize_displacement(displacement, shape)
@@ -91,3 +117,9 @@ class RegistrationNet(nn.Module):
             displacement=on_images(solution.displacement),
             inverse=None if solution.inverse is None else on_images(solution.inverse),
         )
+
+
+def _check_part(part: object, name: str, example: str) -> None:
+    """Raise TypeError for a class, a name or keywords in the place of a module."""
+    if isinstance(part, type) or not callable(part):
+        raise TypeError(f"{name} must be a module, as {example}, got {part!r}")

@@ -79,9 +79,15 @@ def test_bad_transform(refused, transform, expected):
         ("register fixed.nii.gz moving.nii.gz -o out/ --protocol mine", "invalid choice: 'mine'"),
         ("register fixed.nii.gz moving.nii.gz -o out/ --initial centre", "center-of-mass, affine"),
         ("register fixed.nii.gz moving.nii.gz -o out/ --fixed-labels a.nii", "both the fixed and"),
-        ("register fixed.nii.gz moving.nii.gz -o out/ --device warp9", "--device warp9"),
-        ("register fixed.nii.gz moving.nii.gz -o out/ --device meta", "--device meta"),
-        ("demo --device cuda:99", "--device cuda:99"),
+        (
+            "register fixed.nii.gz moving.nii.gz -o out/ --device warp9",
+            "device warp9: no such device",
+        ),
+        (
+            "register fixed.nii.gz moving.nii.gz -o out/ --device meta",
+            "device meta: no such device",
+        ),
+        ("demo --device cuda:99", "device cuda:99: no such device"),
         ("demo --seed one", "--seed: expected a whole number, got one"),
         ("demo --preset best", "invalid choice: 'best' (choose from"),
         ("demo --layer.speed 3", "does not accept option 'speed'"),

@@ -74,7 +74,7 @@ def test_bad_input(options, message, capsys):
 
 def test_a_device_that_is_not_here(capsys):
     assert main(["benchmark", "--device", "nowhere"]) == 2
-    assert "--device nowhere: no such device here" in capsys.readouterr().err
+    assert "device nowhere: no such device here" in capsys.readouterr().err
 
 
 def test_a_naive_version_that_fails_leaves_the_rest(monkeypatch, capsys):

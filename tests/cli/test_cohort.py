@@ -253,4 +253,5 @@ def test_a_script_without_a_main_guard_is_told_so():
     done = subprocess.run([sys.executable, "script.py"], capture_output=True, text=True)
     last = done.stderr.strip().splitlines()[-1]
     assert done.returncode == 1 and 'below if __name__ == "__main__":' in last
+    assert done.stderr.count("Traceback") == 1
     assert names("out") == set()

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from cohorts import pairs, write_table
+from voxelopt_layers import VoxelOptLayer
 from voxelopt_train import InputError, register_cohort
 from voxelopt_train.cohort import Case, registration
 
@@ -52,8 +55,14 @@ def tables(folder: Path) -> None:
             "fixed.nii.gz moving.nii.gz -o out --time-limit 9",
             "--time-limit: this is for many pairs",
         ),
-        ("--pairs good.csv -o out --time-limit 0", "the time limit must be above 0 s, got 0"),
-        ("--pairs good.csv -o out --workers 0", "number of workers must be 1 or more, got 0"),
+        (
+            "--pairs good.csv -o out --time-limit 0",
+            "time limit must be a number above 0 s, got 0",
+        ),
+        (
+            "--pairs good.csv -o out --workers 0",
+            "workers must be whole, 1 or more, got 0",
+        ),
         ("--pairs good.csv -o out --workers two", "--workers: expected a whole number, got two"),
         ("--pairs good.csv -o out --fixed-labels fixed_labels.nii.gz", "are columns of the table"),
         ("--pairs good.csv -o out --moving-mask m.nii.gz", "--moving-mask: with --pairs"),
@@ -74,9 +83,12 @@ def tables(folder: Path) -> None:
         ("--pairs good.csv -o good.csv", "good.csv/a cannot be made: good.csv is a file"),
         ("--pairs results/results.csv -o results", "results/results.csv would be overwritten"),
         ("--pairs good.csv -o out --window 5 -5", "from low to high, got 5 -5"),
-        ("--pairs good.csv -o out --spacing 0", "the working spacing must be above 0 mm, got 0"),
+        (
+            "--pairs good.csv -o out --spacing 0",
+            "the working spacing must be a number above 0 mm, got 0",
+        ),
         ("--pairs good.csv -o out --initial centre", "initial alignment centre: expected none"),
-        ("--pairs good.csv -o out --device warp9", "--device warp9: no such device here"),
+        ("--pairs good.csv -o out --device warp9", "device warp9: no such device here"),
         ("--pairs good.csv -o out --layer.levels few", "--layer.levels: expected a whole number"),
         ("--pairs good.csv -o out --layer.search_radius 9", "search_radius must be from 1 to 5"),
         ("missing.nii.gz scans -o out", "fixed image missing.nii.gz: there is no such file"),
@@ -133,12 +145,28 @@ def test_a_folder_in_the_place_of_a_file(refused):
     assert message == "the output folder out/a cannot be made: out/a is a file"
 
 
+ARRAY: Any = np.eye(4)
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
         ({"encoder": "sift"}, "features must be one of raw, mind, got sift"),
         ({"layer": {"speed": 3}}, "layer: .*unexpected keyword argument 'speed'"),
         ({"layer": {"search_radius": 9}}, "layer: search_radius must be from 1 to 5"),
+        ({"layer": VoxelOptLayer()}, "layer: expected keywords, .* got VoxelOptLayer"),
+        ({"spacing_mm": "10"}, "spacing must be a number above 0 mm, got '10'"),
+        ({"initial": ARRAY}, "initial alignment: expected none, .* got ndarray"),
+        ({"device": "gpu"}, "device gpu: no such device here"),
+        ({"protocol": "dice"}, "protocol must be one of .* got 'dice'"),
+        ({"workers": 2.5}, "number of workers must be whole, 1 or more, got 2.5"),
+        ({"time_limit": "60"}, "time limit must be a number above 0 s, got '60'"),
+        ({"cases": [{"fixed": "fixed.nii.gz"}]}, "list of .*Case, got a list with dict"),
+        ({"cases": Case("a", "fixed.nii.gz", "moving.nii.gz")}, "list of .*Case, got Case"),
+        (
+            {"cases": [Case("a", "fixed.nii.gz", ARRAY)]},
+            "case a: moving must be the name",
+        ),
         ({"cases": []}, "a cohort needs at least one case"),
         ({"cases": [Case("", "fixed.nii.gz", "moving.nii.gz")]}, 'case "": expected a name'),
     ],

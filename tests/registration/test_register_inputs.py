@@ -121,14 +121,56 @@ def test_masks_are_refused_where_they_do_not_fit(pair):
         ({"spacing_mm": float("nan")}, "above 0 mm"),
         ({"spacing_mm": float("inf")}, "above 0 mm"),
         ({"spacing_mm": 1e-9}, "makes .* voxels"),
+        ({"spacing_mm": "10"}, "a number above 0 mm, got '10'"),
+        ({"spacing_mm": (2.0, 2.0, 2.0)}, "a number above 0 mm"),
         ({"window": (300.0, -200.0)}, "from low to high"),
-        ({"encoder": "sift"}, "one of raw, mind"),
+        ({"window": 300.0}, "two numbers, low and high, got 300.0"),
+        ({"window": ("0", "1")}, "two numbers, low and high"),
+        ({"encoder": "sift"}, "one of raw, mind, or a module"),
+        ({"encoder": torch.nn.Identity}, "one of raw, mind, or a module"),
         ({"initial": "centre"}, "no such file"),
+        ({"initial": ""}, "expected none, center-of-mass, affine, or the file .* got ''"),
+        ({"initial": np.eye(4)}, "expected none, center-of-mass, affine, .* got ndarray"),
+        ({"device": "gpu"}, "device gpu: no such device here"),
+        ({"device": "cuda:99"}, "device cuda:99: no such device here"),
+        ({"fixed_mask": np.ones((40, 32, 36))}, "fixed mask: expected a file, .* got ndarray"),
     ],
 )
 def test_settings_out_of_range_are_refused(pair, settings, message):
     with pytest.raises(InputError, match=message):
         register(*sources(pair), **settings)
+
+
+ARRAY, AFFINE = np.zeros((4, 5, 6)), np.eye(4)
+
+
+@pytest.mark.parametrize(
+    ("fixed", "message"),
+    [
+        (
+            ARRAY,
+            r"expected a file, .* or \(array, affine\) with the 4x4 .* got ndarray",
+        ),
+        (torch.zeros(4, 5, 6), r"expected a file, .* got Tensor"),
+        ([ARRAY, AFFINE], r"expected a file, .* got list"),
+        ((ARRAY,), "expected a file, .* got a tuple of 1"),
+        (None, "expected a file, .* got NoneType"),
+        ((AFFINE, ARRAY), r"expected a 4x4 affine, got shape \(4, 5, 6\)"),
+        ((ARRAY, np.full((4, 4), "1")), "the affine has no real numbers but"),
+        ((torch.zeros(4, 5, 6, requires_grad=True), AFFINE), r"array, .*Use tensor.detach\(\)"),
+        ((torch.zeros(4, 5, 6, device="meta"), AFFINE), r"array, .*Use Tensor.cpu\(\)"),
+        (([[1, 2], [3]], AFFINE), "expected an array, this cannot be one"),
+    ],
+)
+def test_what_is_no_image_is_refused(fixed, message):
+    with pytest.raises(InputError, match=f"^fixed image.*{message}"):
+        register(fixed, (ARRAY, AFFINE))
+
+
+@pytest.mark.parametrize("layer", [{"levels": 3}, "paper", VoxelOptLayer])
+def test_what_is_no_layer_is_refused(pair, layer):
+    with pytest.raises(TypeError, match=r"layer must be a module, as VoxelOptLayer\("):
+        register(*sources(pair), layer=layer)
 
 
 def test_costs_that_overflow_are_told(pair):

@@ -6,6 +6,7 @@ All of them give the affine transform that maps fixed world points to moving wor
 from __future__ import annotations
 
 import importlib.util
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 # What an initial alignment is called that is no file.
 ALIGNMENTS = ("none", "center-of-mass", "affine")
+_EXPECTED = "expected none, center-of-mass, affine, or the file of a linear transform"
 _NEEDS_SIMPLEITK = "affine alignment needs SimpleITK: pip install SimpleITK"
 _WORKING_VOXELS = 80  # along the longest axis of the images that are registered
 _SAMPLES = 30_000  # voxels that the mutual information is estimated from, per level
@@ -51,6 +53,7 @@ def initial_alignment(fixed: Image, moving: Image, method: str) -> AffineTransfo
         InputError: SimpleITK is not installed, its registration fails, or the file is no linear
             transform.
     """
+    _check_kind(method)
     if method == "none":
         return None
     if method == "center-of-mass":
@@ -62,18 +65,22 @@ def initial_alignment(fixed: Image, moving: Image, method: str) -> AffineTransfo
 
 def check_alignment(method: str) -> None:
     """Raise InputError for what `initial_alignment` refuses whatever the images are."""
+    _check_kind(method)
     if method == "affine" and importlib.util.find_spec("SimpleITK") is None:
         raise InputError(_NEEDS_SIMPLEITK)
     if method not in ALIGNMENTS:
         _read_alignment(method, _ANYWHERE, _ANYWHERE)
 
 
+def _check_kind(method: object) -> None:
+    if not isinstance(method, str | Path) or not str(method):
+        got = repr(method) if isinstance(method, str) else type(method).__name__
+        raise InputError(f"initial alignment: {_EXPECTED}, got {got}")
+
+
 def _read_alignment(method: str, fixed: Grid, moving: Grid) -> AffineTransform:
     if not transform_file(method).exists():
-        raise InputError(
-            f"initial alignment {method}: expected none, center-of-mass, affine, or the file of "
-            "a linear transform, and there is no such file"
-        )
+        raise InputError(f"initial alignment {method}: {_EXPECTED}, and there is no such file")
     transform = read_transform(method, fixed, moving)
     if not isinstance(transform, AffineTransform):
         raise InputError(

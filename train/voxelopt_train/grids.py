@@ -10,6 +10,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 from nibabel.affines import apply_affine
@@ -109,8 +110,10 @@ def working_grid(fixed: Grid, spacing_mm: float | None) -> Grid:
 
 def check_spacing(spacing_mm: float | None) -> None:
     """Raise InputError for a working spacing that suits no image."""
-    if spacing_mm is not None and not 0 < spacing_mm < math.inf:
-        raise InputError(f"the working spacing must be above 0 mm, got {spacing_mm:g}")
+    if spacing_mm is None:
+        return
+    if not isinstance(spacing_mm, Real) or not 0 < spacing_mm < math.inf:
+        raise InputError(f"the working spacing must be a number above 0 mm, got {spacing_mm!r}")
 
 
 def bounding_box_overlap(a: Grid, b: Grid) -> bool:

@@ -78,6 +78,8 @@ def check_affine(affine: np.ndarray, name: str) -> None:
     """Raise InputError unless ``affine`` is 4x4, finite and can be inverted."""
     if affine.shape != (4, 4):
         raise InputError(f"{name}: expected a 4x4 affine, got shape {affine.shape}")
+    if affine.dtype.kind not in "iuf":
+        raise InputError(f"{name}: the affine has no real numbers but {affine.dtype}")
     if not np.isfinite(affine).all():
         raise InputError(f"{name}: the affine has NaN or infinite entries")
     # Scale-free: the volume of the voxel over that of a box with the same edges.

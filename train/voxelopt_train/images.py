@@ -13,6 +13,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from logging import LogRecord
+from os import PathLike
 from pathlib import Path
 from typing import cast
 
@@ -75,17 +76,17 @@ def read_image(source: ImageLike, name: str, labels: bool = False) -> Image:
         Image with float32 data, or int32 for labels.
 
     Raises:
-        InputError: the source is missing, damaged, no image, more than one volume, in colour,
-            complex or empty, not in millimetres, has NaN or infinite voxels or a singular affine,
-            its labels are not whole numbers, or it would not fit into memory.
+        InputError: the source is missing, damaged, no image, an array without its affine, more than
+            one volume, in colour, complex or empty, not in millimetres, has NaN or infinite voxels
+            or a singular affine, its labels are not whole numbers, or it would not fit into memory.
     """
-    if isinstance(source, tuple):
-        array, affine = np.asarray(source[0]), np.array(source[1], np.float64)
+    if isinstance(source, tuple) and len(source) == 2:
+        array, affine = _as_array(source[0], name), _as_array(source[1], f"{name}, affine")
         _check_single(array.shape, array.dtype, name)
         check_affine(affine, name)
         nx, ny, nz = (*array.shape, 1)[:3]
-        grid = Grid((nx, ny, nz), affine)
-    else:
+        grid = Grid((nx, ny, nz), np.array(affine, np.float64))
+    elif isinstance(source, SpatialImage | str | PathLike):
         if isinstance(source, SpatialImage):
             volume = source
             name = volume.get_filename() or name
@@ -95,6 +96,12 @@ def read_image(source: ImageLike, name: str, labels: bool = False) -> Image:
         dtype = getattr(volume.dataobj, "dtype", volume.get_data_dtype())
         _check_single(volume.shape, dtype, name)
         grid, array = grid_of(volume, name), voxels(volume, name)
+    else:
+        got = f"a tuple of {len(source)}" if isinstance(source, tuple) else type(source).__name__
+        raise InputError(
+            f"{name}: expected a file, a nibabel image, or (array, affine) with the 4x4 affine in "
+            f"RAS mm, got {got}"
+        )
     array = array.reshape(grid.shape)
     data = _as_labels(array, name) if labels else _as_intensities(array, name)
     return Image(torch.from_numpy(data), grid, name)
@@ -182,6 +189,14 @@ def _corrections_untold() -> Generator[None]:
         yield
     finally:
         imageglobals.logger.removeFilter(of_another)
+
+
+def _as_array(given: ArrayLike, name: str) -> np.ndarray:
+    """What a user has in memory: an array, lists, or a tensor on the CPU."""
+    try:
+        return np.asarray(given)
+    except (TypeError, ValueError, RuntimeError) as error:  # as of a tensor elsewhere
+        raise InputError(f"{name}: expected an array, this cannot be one: {error}") from error
 
 
 def _check_single(shape: tuple[int, ...], dtype: np.dtype, name: str) -> None:

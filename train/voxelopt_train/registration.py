@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from voxelopt_layers.displacement import resize
 from voxelopt_layers.presets import PRESETS
 from voxelopt_models import MINDSSC, RawIntensity, RegistrationNet
 from voxelopt_train.alignment import initial_alignment
+from voxelopt_train.devices import torch_device
 from voxelopt_train.errors import InputError
 from voxelopt_train.grids import Grid, bounding_box_overlap, working_grid
 from voxelopt_train.images import Image, ImageLike, read_image
@@ -117,9 +119,11 @@ def register(
     Raises:
         InputError: an input cannot be used; the message says which, and why. Or it takes more
             memory than there is; the message says which spacing would fit.
+        TypeError: ``layer`` is none.
     """
     report = progress or (lambda stage: None)
     check_window(window)
+    device = torch_device(device)
     report("reading the images")
     fixed_image, moving_image = read_image(fixed, "fixed image"), read_image(moving, "moving image")
     matched = cut_off(fixed_image, window), cut_off(moving_image, window)
@@ -138,7 +142,7 @@ def register(
     net = RegistrationNet(_encoder(encoder, window), layer)
     if isinstance(encoder, str):  # what other encoders take, nobody knows
         channels = _CHANNELS[encoder]
-        check_memory(fixed_image.grid, grid, layer, channels, torch.device(device))
+        check_memory(fixed_image.grid, grid, layer, channels, device)
     net = copy.deepcopy(net).to(device).eval()  # the caller's modules stay as they are
     report("initial alignment")
     alignment = initial_alignment(fixed_image, moving_image, initial)
@@ -176,7 +180,7 @@ def _on_working_grid(
     seen: Sequence[Image],
     before: list[AffineTransform],
     grid: Grid,
-    device: str | torch.device,
+    device: torch.device,
 ) -> tuple[list[Tensor], dict[str, Tensor]]:
     """Both images ``(1, 1, *shape)`` on ``grid``, and the masks of those not seen all over it."""
 
@@ -244,7 +248,8 @@ def _encoder(encoder: nn.Module | str, window: tuple[float, float] | None) -> nn
         return MINDSSC()
     if encoder == "raw":
         return RawIntensity(window=window)
-    raise InputError(f"features must be one of {', '.join(ENCODERS)}, got {encoder}")
+    known = ", ".join(ENCODERS)
+    raise InputError(f"encoder must be one of {known}, or a module as MINDSSC(), got {encoder!r}")
 
 
 def cut_off(image: Image, window: tuple[float, float] | None) -> Image:
@@ -255,8 +260,13 @@ def cut_off(image: Image, window: tuple[float, float] | None) -> Image:
 
 def check_window(window: tuple[float, float] | None) -> None:
     """Raise InputError for a window that leaves nothing of any image."""
-    if window is not None and not window[0] < window[1]:
-        raise InputError(f"the window must go from low to high, got {window[0]:g} {window[1]:g}")
+    if window is None:
+        return
+    bounds = tuple(window) if isinstance(window, Iterable) else ()
+    if len(bounds) != 2 or not all(isinstance(bound, Real) for bound in bounds):
+        raise InputError(f"the window must be two numbers, low and high, got {window!r}")
+    if not bounds[0] < bounds[1]:
+        raise InputError(f"the window must go from low to high, got {bounds[0]:g} {bounds[1]:g}")
 
 
 def check_pair(fixed: Image, moving: Image, window: tuple[float, float] | None) -> None:

@@ -22,6 +22,7 @@ _COLUMNS = (*FILES, "case", "initial")
 # What some file system or other refuses in the name of a folder.
 _UNSAFE = r'[\\/:*?"<>|\x00-\x1f]|^\.|^ |[. ]$'
 _LONGEST = 200
+_EXPECTED = "cases must be the file of a table, or a list of voxelopt_train.cohort.Case"
 
 
 @dataclass(frozen=True)
@@ -139,6 +140,26 @@ def atlas_cases(
     names = subject_names(files)
     beside = {file: None if labels is None else Path(labels) / file.name for file in files}
     return [Case(_safe(names[f]), atlas, f, atlas_labels, beside[f], atlas_mask) for f in files]
+
+
+def listed(cases: Iterable[Case]) -> list[Case]:
+    """The cases that a caller has made.
+
+    Raises:
+        InputError: they are something else, or have something else in the place of files.
+    """
+    if not isinstance(cases, Iterable):
+        raise InputError(f"{_EXPECTED}, got {type(cases).__name__}")
+    found = list(cases)
+    for case in found:
+        if not isinstance(case, Case):
+            raise InputError(f"{_EXPECTED}, got a list with {type(case).__name__}")
+        for role in (*FILES, "initial"):
+            file = getattr(case, role)
+            if not isinstance(file, str | Path | None):
+                got = type(file).__name__
+                raise InputError(f"case {case.name}: {role} must be the name of a file, got {got}")
+    return found
 
 
 def check_names(cases: Sequence[Case], taken: Iterable[str]) -> None:

@@ -163,6 +163,11 @@ def _method(case: Case, settings: Settings) -> dict[str, Any]:
 
 def all_keywords(layer: Mapping[str, Any]) -> dict[str, Any]:
     """Keywords of the layer with the defaults of those that are not given: they may change."""
+    if not isinstance(layer, Mapping):
+        got = type(layer).__name__
+        raise InputError(
+            f"layer: expected keywords, as {{'levels': 3}}, for each process, got {got}"
+        )
     try:
         VoxelOptLayer(**layer)
         keywords = signature(VoxelOptLayer).bind(**layer)

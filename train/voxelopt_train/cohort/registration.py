@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
 from voxelopt_train.alignment import check_alignment
-from voxelopt_train.cohort.cases import Case, check_names, read_cases
+from voxelopt_train.cohort.cases import Case, check_names, listed, read_cases
 from voxelopt_train.cohort.one_case import (
     Settings,
     all_keywords,
@@ -19,7 +20,7 @@ from voxelopt_train.cohort.one_case import (
     register_case,
 )
 from voxelopt_train.cohort.results import FILES, CaseResult, CohortResults
-from voxelopt_train.cohort.workers import Died, TookLonger, in_workers
+from voxelopt_train.cohort.workers import Died, TookLonger, end_if_worker, in_workers
 from voxelopt_train.devices import torch_device
 from voxelopt_train.errors import InputError, warn_once
 from voxelopt_train.files import check_kept, check_writable
@@ -86,8 +87,9 @@ def register_cohort(
             is at work in ``output``; found out before the first case begins.
         KeyboardInterrupt: with a sentence on what stays; all processes have ended.
     """
+    end_if_worker()
     table = [cases] if isinstance(cases, str | Path) else []
-    cases = read_cases(cases) if isinstance(cases, str | Path) else list(cases)
+    cases = read_cases(cases) if isinstance(cases, str | Path) else listed(cases)
     settings = Settings(
         encoder=encoder,
         layer=all_keywords(best_settings(encoder) if layer is None else layer),
@@ -190,10 +192,12 @@ def _check_settings(settings: Settings, workers: int, time_limit: float | None) 
     check_spacing(settings.spacing_mm)
     check_alignment(settings.initial)
     torch_device(settings.device)
-    if workers < 1:
-        raise InputError(f"the number of workers must be 1 or more, got {workers}")
-    if time_limit is not None and not time_limit > 0:
-        raise InputError(f"the time limit must be above 0 s, got {time_limit:g}")
+    if settings.protocol not in get_args(Protocol):
+        raise InputError(f"protocol must be one of {get_args(Protocol)}, got {settings.protocol!r}")
+    if not isinstance(workers, int) or workers < 1:
+        raise InputError(f"the number of workers must be whole, 1 or more, got {workers!r}")
+    if time_limit is not None and not (isinstance(time_limit, Real) and time_limit > 0):
+        raise InputError(f"the time limit must be a number above 0 s, got {time_limit!r}")
 
 
 def _check_places(cases: Sequence[Case], output: Path, more: Iterable[str | Path]) -> None:

@@ -9,6 +9,7 @@ import math
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections import deque
@@ -24,6 +25,7 @@ from voxelopt_train.errors import InputError
 from voxelopt_train.memory import take_share_of
 
 Outcome = TypeVar("Outcome")
+_NAME = "voxelopt worker"
 _PATIENCE_S = 10.0  # for a process that cannot even be killed, as one that waits for a dead server
 
 
@@ -109,6 +111,15 @@ def in_workers(
             worker.end()
 
 
+def end_if_worker() -> None:
+    """End this process where it is one of ours, that runs a script again before it can begin.
+
+    The process that started it tells, see `_Worker.outcome`: two tellers would tell two stories.
+    """
+    if multiprocessing.current_process().name == _NAME:
+        sys.exit(1)
+
+
 def _heard_of(busy: Mapping[Any, tuple[Any, int, float]]) -> list[Any]:
     """Those that have something to tell; waits for it, or for the first deadline."""
     first = min(deadline for _, _, deadline in busy.values())
@@ -129,7 +140,7 @@ class _Worker:
             target=_work,
             args=(theirs, function, workers, threads),
             daemon=True,
-            name="voxelopt worker",
+            name=_NAME,
         )
         with _interrupts_ignored():
             self._process.start()
@@ -153,8 +164,8 @@ class _Worker:
             return outcome
         if code == 1 and not self._has_begun:  # what Python ends with where it cannot even begin
             raise InputError(
-                "no process can be started for the cohort; a script that registers one has to do "
-                'so below if __name__ == "__main__":'
+                "no process can be started for the cohort, since each would run the script again: "
+                'call register_cohort below if __name__ == "__main__":'
             )
         return Died(code)
 
