@@ -188,17 +188,21 @@ def test_masks_and_landmarks_are_columns_too(run, no_picture):
     pair = {"fixed": "fixed.nii.gz", "moving": "moving.nii.gz"}
     Path("p.csv").write_text("x,y,z\n-20,30,10\n40,-10,-30\n")
     ones = np.ones(volume("fixed.nii.gz").shape, np.uint8)
+    affine = Nifti1Image.from_filename("fixed.nii.gz").affine
+    Nifti1Image(ones, affine + 0.3 * np.eye(4, k=1)).to_filename("sheared.nii.gz")
     ones[:20] = 0
-    Nifti1Image(ones, Nifti1Image.from_filename("fixed.nii.gz").affine).to_filename("mask.nii.gz")
+    Nifti1Image(ones, affine).to_filename("mask.nii.gz")
     rows = [
         {"case": "plain", **pair, "fixed_points": "p.csv", "moving_points": "p.csv"},
         {"case": "masked", **pair, "fixed_mask": "mask.nii.gz"},
         {"case": "halved", **pair, "fixed_points": "p.csv"},
+        {"case": "sheared", **pair, "fixed": "sheared.nii.gz"},
     ]
     assert run(*COHORT, "--pairs", write_table("pairs.csv", rows))[0] == 2
     results = rows_of("out/results.csv")
     assert float(results["plain"]["tre_mm"]) > 0 and results["masked"]["tre_mm"] == ""
     assert "both the fixed and the moving ones" in results["halved"]["error"]
+    assert "sheared.nii.gz: its grid is sheared" in results["sheared"]["error"]
     fields = [volume(f"out/{case}/1Warp.nii.gz") for case in ("plain", "masked")]
     assert not np.array_equal(fields[0], fields[1])
 

@@ -20,7 +20,7 @@ from voxelopt_train.images import Image, ImageLike, read_image, write_nifti
 from voxelopt_train.label_metrics import Protocol
 from voxelopt_train.label_resampling import SIGMA_VOXELS, resample_labels, vanished
 from voxelopt_train.nifti_names import check_nifti_name
-from voxelopt_train.outputs import output_paths, save, split_prefix
+from voxelopt_train.outputs import check_fixed, check_output, output_paths, save
 from voxelopt_train.phantom import CT_WINDOW, ORGANS, phantom_pair
 from voxelopt_train.points import outside_notes, read_landmarks
 from voxelopt_train.provenance import INPUTS, method_settings
@@ -126,9 +126,10 @@ def _register_and_save(
     label_names: Mapping[int, str] | None = None,
 ) -> None:
     layer, device = VoxelOptLayer(**layer_settings(options)), torch_device(options.device)
-    check_writable(split_prefix(options.output)[0])
+    check_output(options.output)
     inputs = (fixed, moving, *labels, *points, *masks, transform_file(initial))
     check_kept(inputs, output_paths(options.output))
+    check_fixed(fixed)
     landmarks = read_landmarks(*points)
     with progress_bar(stages=7 + layer.levels) as stage:
         result = register(
