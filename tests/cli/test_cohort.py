@@ -16,7 +16,7 @@ from nibabel.nifti1 import Nifti1Image
 
 import cohorts
 from cohorts import COHORT, pairs, write_table
-from command_line import ALWAYS, LABELS, contents, names, sentence, strict_json, volume
+from command_line import AFFINE, ALWAYS, LABELS, contents, names, sentence, strict_json, volume
 from voxelopt_train import register_cohort
 from voxelopt_train.cohort import read_cases, registration, workers
 from voxelopt_train.transforms import AffineTransform, write_affine
@@ -188,10 +188,9 @@ def test_masks_and_landmarks_are_columns_too(run, no_picture):
     pair = {"fixed": "fixed.nii.gz", "moving": "moving.nii.gz"}
     Path("p.csv").write_text("x,y,z\n-20,30,10\n40,-10,-30\n")
     ones = np.ones(volume("fixed.nii.gz").shape, np.uint8)
-    affine = Nifti1Image.from_filename("fixed.nii.gz").affine
-    Nifti1Image(ones, affine + 0.3 * np.eye(4, k=1)).to_filename("sheared.nii.gz")
+    Nifti1Image(ones, AFFINE + 0.3 * np.eye(4, k=1)).to_filename("sheared.nii.gz")
     ones[:20] = 0
-    Nifti1Image(ones, affine).to_filename("mask.nii.gz")
+    Nifti1Image(ones, Nifti1Image.from_filename("fixed.nii.gz").affine).to_filename("mask.nii.gz")
     rows = [
         {"case": "plain", **pair, "fixed_points": "p.csv", "moving_points": "p.csv"},
         {"case": "masked", **pair, "fixed_mask": "mask.nii.gz"},
