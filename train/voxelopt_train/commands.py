@@ -14,9 +14,10 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from voxelopt_layers import VoxelOptLayer
 from voxelopt_layers.presets import PRESETS
 from voxelopt_train.devices import torch_device
-from voxelopt_train.errors import InputError
+from voxelopt_train.errors import InputError, warn_once
 from voxelopt_train.files import all_or_none, check_kept, check_writable
 from voxelopt_train.images import Image, ImageLike, read_image, write_nifti
+from voxelopt_train.label_maps import warn_of_intensities
 from voxelopt_train.label_metrics import Protocol
 from voxelopt_train.label_resampling import SIGMA_VOXELS, resample_labels, vanished
 from voxelopt_train.nifti_names import check_nifti_name
@@ -79,7 +80,14 @@ def run_apply(options: Namespace) -> None:
     )
     how = _interpolation(options)
     image = read_image(options.image, "image", labels=options.labels)
+    if options.labels:
+        warn_of_intensities(image)
     reference = read_image(options.reference, "reference")
+    if 1 in image.grid.shape and 1 not in reference.grid.shape:
+        warn_once(
+            f"{image.name} is a single slice and {reference.name} a volume: most of the result is "
+            "empty"
+        )
     transforms = [
         read_transform(spec, reference.grid, image.grid) for spec in options.transform or []
     ]
