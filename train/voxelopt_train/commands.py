@@ -23,7 +23,7 @@ from voxelopt_train.label_resampling import SIGMA_VOXELS, resample_labels, vanis
 from voxelopt_train.nifti_names import check_nifti_name
 from voxelopt_train.outputs import check_fixed, check_output, output_paths, save
 from voxelopt_train.phantom import CT_WINDOW, ORGANS, phantom_pair
-from voxelopt_train.points import outside_notes, read_landmarks
+from voxelopt_train.points import read_landmarks
 from voxelopt_train.provenance import INPUTS, method_settings
 from voxelopt_train.registration import best_settings, register
 from voxelopt_train.report import make_report, summary_table
@@ -138,7 +138,7 @@ def _register_and_save(
     inputs = (fixed, moving, *labels, *points, *masks, transform_file(initial))
     check_kept(inputs, output_paths(options.output))
     check_fixed(fixed)
-    landmarks = read_landmarks(*points)
+    landmarks = read_landmarks(*points, fixed, moving)
     with progress_bar(stages=7 + layer.levels) as stage:
         result = register(
             fixed,
@@ -187,8 +187,6 @@ def _register_and_save(
             **extra,
         )
     Console().print(summary_table(report))
-    for note in [] if landmarks is None else outside_notes(landmarks.fixed_mm, result.transforms):
-        print("note:", note)
     print("wrote", *written, sep="\n  ")
 
 

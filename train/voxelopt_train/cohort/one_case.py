@@ -120,7 +120,7 @@ def _register_and_save(case: Case, settings: Settings, folder: Path) -> None:
 
     made = made_from(case, settings)  # before anything is read: what changes now is out of date
     check_fixed(case.fixed)
-    landmarks = read_landmarks(case.fixed_points, case.moving_points)
+    landmarks = read_landmarks(case.fixed_points, case.moving_points, case.fixed, case.moving)
     result = register(
         case.fixed,
         case.moving,
