@@ -170,7 +170,7 @@ def test_points_that_a_field_does_not_reach_are_told(run, no_picture):
             "b.csv",
             "has 2 points and b.csv 1",
         ),
-        ("jacobian -r fixed.nii.gz -o out/j.nii", "arguments are required: transform"),
+        ("jacobian -r fixed.nii.gz -o out/j.nii", "arguments are required: -t/--transform"),
         ("jacobian -r fixed.nii.gz -t a.mat -o out/j.mha", "name ending in .nii or .nii.gz"),
         ("jacobian -r fixed.nii.gz -t a.mat -o fixed.nii.gz", "would be overwritten"),
         ("jacobian -r absent.nii -t a.mat -o out/j.nii", "no such file"),

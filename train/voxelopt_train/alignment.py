@@ -14,6 +14,7 @@ import torch
 from voxelopt_train.errors import InputError
 from voxelopt_train.grids import Grid, isotropic_grid
 from voxelopt_train.images import Image
+from voxelopt_train.nifti_names import is_nifti
 from voxelopt_train.resampling import resample
 from voxelopt_train.transforms import (
     RAS_TO_LPS,
@@ -73,6 +74,11 @@ def _read_alignment(method: str, fixed: Grid, moving: Grid) -> AffineTransform:
         raise InputError(
             f"initial alignment {method}: expected none, center-of-mass, affine, or the file of "
             "a linear transform, and there is no such file"
+        )
+    if is_nifti(transform_file(method)):
+        raise InputError(
+            f"initial alignment {method}: expected none, center-of-mass, affine, or the file of a "
+            "linear transform (.mat, .tfm, .txt, .h5), this is an image or a displacement field"
         )
     transform = read_transform(method, fixed, moving)
     if not isinstance(transform, AffineTransform):
