@@ -92,7 +92,7 @@ IMAGES: Mapping[str, tuple[str, Write, str]] = {
     "voxels far beyond the file": ("a.nii.gz", nifti(vox_offset=1e30), CUT),
     "voxels before the file": ("a.nii.gz", nifti(vox_offset=-352), "vox_offset is -352"),
     "voxels nowhere": ("a.nii.gz", nifti(vox_offset=np.nan), "vox_offset is nan"),
-    "a scale beyond all numbers": ("a.nii.gz", nifti(scl_slope=3e38), "NaN or infinite"),
+    "a scale beyond all numbers": ("a.nii.gz", nifti(scl_slope=3e38), "float32 cannot hold"),
     "an intercept of NaN": (
         "a.nii.gz", nifti(scl_slope=2, scl_inter=np.nan), DAMAGED,
     ),
@@ -130,8 +130,8 @@ IMAGES: Mapping[str, tuple[str, Write, str]] = {
         "a.nii.gz", nifti(np.zeros((8, 7, 6), [(c, "u1") for c in "RGBA"])), "colour image",
     ),
     "complex": ("a.nii.gz", nifti(np.zeros((8, 7, 6), np.complex64)), "complex numbers"),
-    "NaN": ("a.nii.gz", nifti(np.full((8, 7, 6), np.nan, np.float32)), "336 of 336 voxels are NaN"),
-    "beyond float32": ("a.nii.gz", nifti(np.full((8, 7, 6), 1e300)), "NaN or infinite"),
+    "NaN": ("a.nii.gz", nifti(np.full((8, 7, 6), np.nan, np.float32)), "replace them, as by 0, "),
+    "beyond float32": ("a.nii.gz", nifti(np.full((8, 7, 6), 1e300)), "which float32 cannot hold"),
     "no header beside": ("a.img", holding(bytes(1344)), "a.hdr: there is no such file"),
     "nothing beside the header": (
         "a.hdr", lambda path: pair(lambda image: image.unlink())(path.with_suffix(".img")),

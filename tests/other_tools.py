@@ -34,7 +34,7 @@ from voxelopt_train.transforms import (
 )
 from worlds import PAIRS, some_affine, some_field, some_image
 
-OUTSIDE = -1000.0
+OUTSIDE = -1000
 
 
 def chain_on(fixed: Grid) -> list[Transform]:

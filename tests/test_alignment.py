@@ -172,5 +172,7 @@ def test_unusable_method(tmp_path):
         initial_alignment(image, image, "[centre,1]")
     field = DisplacementField(torch.zeros(1, 3, 2, 2, 2), Grid((2, 2, 2), np.eye(4)))
     write_displacement_field(tmp_path / "a1Warp.nii.gz", field)
-    with pytest.raises(InputError, match="expected a linear transform"):
-        initial_alignment(image, image, str(tmp_path / "a1Warp.nii.gz"))
+    write_transform(tmp_path / "a.h5", [field])
+    for name, says in (("a1Warp.nii.gz", "this is an image or a disp"), ("a.h5", "is deformable")):
+        with pytest.raises(InputError, match=says):
+            initial_alignment(image, image, str(tmp_path / name))

@@ -60,13 +60,22 @@ def test_says_so_once_per_file(tmp_path):
 
 @pytest.mark.parametrize(
     ("mm", "codes"),
-    [(0, (1, 1)), (0, (1, 2)), (0.15, (1, 1)), (50, (0, 1)), (50, (1, 0)), (50, (0, 0))],
+    [(0, (1, 1)), (0, (1, 2)), (0.15, (1, 1)), (50, (0, 1)), (50, (1, 0))],
 )
 def test_nothing_is_said(tmp_path, mm, codes):
     two_forms(shifted(mm), codes).to_filename(tmp_path / "a.nii")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         read_image(tmp_path / "a.nii", "image")
+
+
+def test_says_where_nothing_tells_the_place(tmp_path):
+    two_forms(shifted(0), (0, 0)).to_filename(tmp_path / "a.nii")
+    says = r"a\.nii: its header says nothing of position and orientation \(sform_code and qform_c"
+    with pytest.warns(InputWarning, match=says):
+        grid = read_grid(tmp_path / "a.nii", "image")
+    np.testing.assert_allclose(grid.center, 0, atol=1e-6)
+    assert grid.spacing == pytest.approx(GRID.spacing)
 
 
 def test_corners_count_and_voxels_are_the_measure():

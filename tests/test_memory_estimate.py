@@ -69,6 +69,16 @@ def test_a_grid_that_would_not_fit_names_the_spacing_that_does(monkeypatch):
     assert result.warped.data.isfinite().all()
     with pytest.raises(InputError, match="would fit"):
         register(*pair, spacing_mm=spacing - 0.15)
+    for slip in (0.01, 1e-6):
+        with pytest.raises(InputError, match=f"would fit .--spacing {spacing}"):
+            register(*pair, spacing_mm=slip)
+
+
+def test_voxels_as_large_as_a_header_may_say(monkeypatch):
+    monkeypatch.setattr(memory_estimate, "available_memory", lambda: resampling_bytes(10**4))
+    huge = Grid((20, 20, 20), np.diag([1e30, 1e30, 1e30, 1]))
+    with pytest.raises(InputError, match="would fit"):
+        memory_estimate.check_memory(huge, 1.0, VoxelOptLayer(), 1, torch.device("cpu"))
 
 
 def test_a_fixed_image_that_is_too_large_for_any_working_grid(monkeypatch):
@@ -89,4 +99,4 @@ def test_a_gpu_has_its_own_memory(monkeypatch):
         monkeypatch.setattr(torch.cuda, name, lambda _, said=said: said)
     grid = Grid((100, 100, 100), np.eye(4))
     with pytest.raises(InputError, match=r"of cuda:0, 0\.2 GB .* would fit .*, or the CPU$"):
-        memory_estimate.check_memory(grid, grid, VoxelOptLayer(), 8, torch.device("cuda:0"))
+        memory_estimate.check_memory(grid, None, VoxelOptLayer(), 8, torch.device("cuda:0"))

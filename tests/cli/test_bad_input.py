@@ -39,7 +39,7 @@ def test_a_message_names_the_role_of_a_file(refused, role):
         ("missing.nii.gz", "no such file"),
         ("text.mat", "not an ITK transform file"),
         ("text.tfm", "not an ITK transform file"),
-        ("moving.nii.gz", "expected an ITK displacement field"),
+        ("moving.nii.gz", "an image, not a transform; expected an ITK displacement field"),
         ("[moving.nii.gz,1]", "expected an ITK displacement field"),
     ],
 )
@@ -49,7 +49,10 @@ def test_bad_transform(refused, transform, expected):
     apply = ["apply", "moving.nii.gz", "-r", "fixed.nii.gz", "-o", "out/a.nii.gz"]
     assert expected in refused(*apply, "-t", transform)
     register = ["register", "fixed.nii.gz", "moving.nii.gz", "-o", "out/"]
-    assert transform_file(transform).name in refused(*register, "--initial", transform)
+    message = refused(*register, "--initial", transform)
+    assert transform_file(transform).name in message
+    if "moving" in transform:
+        assert "linear transform (.mat, .tfm, .txt, .h5), this is an image" in message
 
 
 @pytest.mark.parametrize(
@@ -57,15 +60,17 @@ def test_bad_transform(refused, transform, expected):
     [
         ("", "register,apply,convert"),
         ("registr a b -o out/", "invalid choice: 'registr'"),
-        ("register", "arguments are required: output"),
-        ("apply moving.nii.gz", "arguments are required: reference, output"),
+        ("register", "arguments are required: -o/--output"),
+        ("apply", "arguments are required: image, -r/--reference, -o/--output"),
+        ("register --config empty.yaml", "--config empty.yaml: there are no settings in this file"),
+        ("apply moving.nii.gz", "arguments are required: -r/--reference, -o/--output"),
         ("demo -o", "-o/--output: expected one argument"),
         ("register fixed.nii.gz moving.nii.gz -o out/ --smooth 3", "--smooth"),
         ("register fixed.nii.gz moving.nii.gz third.nii.gz -o out/", "third.nii.gz"),
         ("register fixed.nii.gz moving.nii.gz -o out/ --spacing two", "--spacing: expected a num"),
         ("register fixed.nii.gz moving.nii.gz -o out/ --spacing 0", "above 0 mm"),
         ("register fixed.nii.gz moving.nii.gz -o out/ --spacing -2", "above 0 mm"),
-        ("register fixed.nii.gz moving.nii.gz -o out/ --spacing 1e-9", "makes 2e+34 voxels"),
+        ("register fixed.nii.gz moving.nii.gz -o out/ --spacing 0.01", "would fit (--spacing "),
         ("register fixed.nii.gz moving.nii.gz -o out/ --spacing 300", "leaves 2 x 1 x 1 voxels"),
         (
             "register fixed.nii.gz moving.nii.gz -o out/ --window 5000 8000",
@@ -108,6 +113,7 @@ def test_bad_transform(refused, transform, expected):
 )
 def test_bad_command(refused, monkeypatch, pair, command, expected):
     monkeypatch.setattr(commands, "phantom_pair", lambda seed: pair)
+    Path("empty.yaml").write_text("# nothing yet\n")
     assert expected in refused(*command.split())
 
 

@@ -16,7 +16,7 @@ from nibabel.nifti1 import Nifti1Image
 
 import cohorts
 from cohorts import COHORT, pairs, write_table
-from command_line import ALWAYS, LABELS, contents, names, sentence, strict_json, volume
+from command_line import AFFINE, ALWAYS, LABELS, contents, names, sentence, strict_json, volume
 from voxelopt_train import register_cohort
 from voxelopt_train.cohort import read_cases, registration, workers
 from voxelopt_train.transforms import AffineTransform, write_affine
@@ -188,17 +188,20 @@ def test_masks_and_landmarks_are_columns_too(run, no_picture):
     pair = {"fixed": "fixed.nii.gz", "moving": "moving.nii.gz"}
     Path("p.csv").write_text("x,y,z\n-20,30,10\n40,-10,-30\n")
     ones = np.ones(volume("fixed.nii.gz").shape, np.uint8)
+    Nifti1Image(ones, AFFINE + 0.3 * np.eye(4, k=1)).to_filename("sheared.nii.gz")
     ones[:20] = 0
     Nifti1Image(ones, Nifti1Image.from_filename("fixed.nii.gz").affine).to_filename("mask.nii.gz")
     rows = [
         {"case": "plain", **pair, "fixed_points": "p.csv", "moving_points": "p.csv"},
         {"case": "masked", **pair, "fixed_mask": "mask.nii.gz"},
         {"case": "halved", **pair, "fixed_points": "p.csv"},
+        {"case": "sheared", **pair, "fixed": "sheared.nii.gz"},
     ]
     assert run(*COHORT, "--pairs", write_table("pairs.csv", rows))[0] == 2
     results = rows_of("out/results.csv")
     assert float(results["plain"]["tre_mm"]) > 0 and results["masked"]["tre_mm"] == ""
     assert "both the fixed and the moving ones" in results["halved"]["error"]
+    assert "sheared.nii.gz: its grid is sheared" in results["sheared"]["error"]
     fields = [volume(f"out/{case}/1Warp.nii.gz") for case in ("plain", "masked")]
     assert not np.array_equal(fields[0], fields[1])
 

@@ -119,7 +119,7 @@ def test_inverse_says_how_far_it_is_off(run):
     [
         ((*CHAIN, "-o", "1Warp.nii.gz"), "would be overwritten"),
         (("-t", "absent.nii.gz", "-o", "t.h5"), "absent.nii.gz: there is no such file"),
-        (("-t", "0GenericAffine.mat", "-o", "t.nii.gz"), "needs the grid of a --reference"),
+        (("-t", "0GenericAffine.mat", "-o", "t.nii.gz"), "a --reference image: give the fixed"),
         ((*CHAIN, "-o", "t.mat"), "holds no displacement"),
         ((*CHAIN, "-o", "t.xfm"), "expected a name ending in .nii or .nii.gz"),
         ((*CHAIN, "--to", "elastix", "-o", "t.nii.gz"), "elastix"),

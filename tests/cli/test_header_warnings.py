@@ -1,4 +1,4 @@
-"""What is odd about an image's header, in one line of standard error for each file."""
+"""What is odd about an image, in one line of standard error for each file."""
 
 from __future__ import annotations
 
@@ -30,6 +30,21 @@ def test_a_command(run):
     code, out, err = run("apply", "odd.nii.gz", "--reference", "odd.nii.gz", "-o", "warped.nii.gz")
     assert (code, out) == (0, "wrote warped.nii.gz\n")
     assert err == SAYS.format("odd.nii.gz", "3.2")
+
+
+def test_apply_of_what_is_no_label_map_and_of_a_slice(run):
+    values = np.asarray(Nifti1Image.from_filename("moving.nii.gz").dataobj).round()
+    affine = Nifti1Image.from_filename("moving.nii.gz").affine
+    for name, array in (("image", values), ("slice", values[:, :, :1] * 0)):
+        Nifti1Image(array.astype(np.int16), affine).to_filename(f"{name}.nii.gz")
+    onto = ("--labels", "--reference", "fixed.nii.gz", "-o", "warped.nii.gz")
+    for name, says in (
+        ("image", f"image.nii.gz: {len(np.unique(values)) - 1} different labels, where label maps"),
+        ("slice", "slice.nii.gz is a single slice and fixed.nii.gz a volume: most of the result"),
+    ):
+        code, _, err = run("apply", f"{name}.nii.gz", *onto)
+        assert code == 0 and err.startswith(f"voxelopt: warning: {says}") and err.count("\n") == 1
+    assert run("apply", "moving.nii.gz", *onto[1:2], "slice.nii.gz", *onto[3:])[2] == ""
 
 
 def test_a_cohort_says_it_of_an_atlas_once(run, folder, monkeypatch):

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from unittest.mock import Mock
 
+import numpy as np
 import pytest
 import torch
 from nibabel.nifti1 import Nifti1Image
@@ -47,18 +48,27 @@ def test_output_folder_without_permission(refused, monkeypatch, pair):
             assert "no permission" in refused(*command)
 
 
-def test_output_name_that_is_too_long(refused, no_picture):
-    Path("there").mkdir()
-    message = refused("register", "fixed.nii.gz", "moving.nii.gz", "-o", f"there/{'a' * 300}_")
-    assert "name too long" in message
-
-
-def test_a_folder_in_the_place_of_a_file_keeps_all_older_results(refused, no_picture):
-    Path("out/Warped.nii.gz").mkdir(parents=True)
-    for name in ("1Warp.nii.gz", "Report.json"):
-        Path("out", name).write_text("old")
-    message = refused("register", "fixed.nii.gz", "moving.nii.gz", "-o", "out/", *QUICK)
-    assert "out/Warped.nii.gz cannot be written: there is a folder of this name" in message
+@pytest.mark.parametrize(
+    ("fixed", "output", "expected"),
+    [
+        ("fixed.nii.gz", f"there/{'a' * 250}_", "_Warped.nii.gz cannot be written: File name too"),
+        ("fixed.nii.gz", f"{'a' * 300}/", "aaa/Warped.nii.gz cannot be written: File name too l"),
+        ("fixed.nii.gz", "there/", "there/Warped.nii.gz cannot be written: there is a folder of"),
+        ("fixed.nii.gz", "dangling/", "dangling cannot be made: dangling is a link to nowhere"),
+        ("fixed.nii.gz", "/proc/x/", "the output folder /proc/x cannot be written: "),
+        ("sheared.nii.gz", "out/", "sheared.nii.gz: its grid is sheared, which ITK and ANTs"),
+    ],
+)
+def test_what_could_not_be_written_is_told_before_the_work(
+    refused, monkeypatch, pair, fixed, output, expected
+):
+    monkeypatch.setattr(commands, "register", Mock(side_effect=AssertionError("it began")))
+    Path("there/Warped.nii.gz").mkdir(parents=True)
+    Path("there/Report.json").write_text("old")
+    Path("dangling").symlink_to("nowhere")
+    sheared = pair.fixed.grid.affine @ (np.eye(4) + 0.3 * np.eye(4, k=1) * [0, 1, 0, 0])
+    Nifti1Image(pair.fixed.data.numpy(), sheared).to_filename("sheared.nii.gz")
+    assert expected in refused("register", fixed, "moving.nii.gz", "-o", output)
 
 
 @pytest.mark.parametrize(

@@ -115,6 +115,18 @@ def test_tre_without_labels(run, no_picture, landmarks):
     assert list(strict_json("out/Report.json")["tre_mm"]) == ["before", "registered"]
 
 
+def test_points_outside_their_image_are_told(run, no_picture, landmarks):
+    """As where a file's frame is not what it says."""
+    header, first, *others = Path("m.csv").read_text().splitlines()
+    first = f"5000,{first.partition(',')[2]}"
+    Path("far.csv").write_text("\n".join([header, first, *others]))
+    points = ["--fixed-points", "f.csv", "--moving-points", "far.csv"]
+    code, out, err = run(*REGISTER, *QUICK, *points)
+    assert code == 0 and "note" not in out
+    told = f"far.csv: 1 of {len(landmarks)} points lie outside the moving image moving.nii.gz, as "
+    assert err.startswith(f"voxelopt: warning: {told}") and err.count("\n") == 1
+
+
 def test_csv_to_slicer_in_ras(run):
     shift("shift.tfm", [1, 2, 3])
     Path("f.csv").write_text("x,y,z,label\n10,20,30,tip\n")
@@ -158,7 +170,7 @@ def test_points_that_a_field_does_not_reach_are_told(run, no_picture):
             "b.csv",
             "has 2 points and b.csv 1",
         ),
-        ("jacobian -r fixed.nii.gz -o out/j.nii", "arguments are required: transform"),
+        ("jacobian -r fixed.nii.gz -o out/j.nii", "arguments are required: -t/--transform"),
         ("jacobian -r fixed.nii.gz -t a.mat -o out/j.mha", "name ending in .nii or .nii.gz"),
         ("jacobian -r fixed.nii.gz -t a.mat -o fixed.nii.gz", "would be overwritten"),
         ("jacobian -r absent.nii -t a.mat -o out/j.nii", "no such file"),

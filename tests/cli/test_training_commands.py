@@ -215,8 +215,8 @@ def test_ablations_cover_the_papers_second_table():
 @pytest.mark.parametrize(
     ("command", "expected"),
     [
-        ("fit", "the following arguments are required: data, model"),
-        ("fit --config mind", "the following arguments are required: data"),
+        ("fit", "the following arguments are required: --data, --model"),
+        ("fit --config mind", "the following arguments are required: --data"),
         ("fit --config nosuch", "--config nosuch: expected a YAML file or one of"),
         ("fit --config mind --config tiny.yaml -o x", "there is nothing to train"),
         (
@@ -243,6 +243,11 @@ def test_ablations_cover_the_papers_second_table():
         ),
         ("test --config mind --config abdomen_ct", "voxelopt prepare makes it"),
         ("test --config mind --config tiny.yaml --ckpt_path no.ckpt", "no.ckpt"),
+        ("compare mind --data nosuch", "--data nosuch: there is no such file or folder; expected"),
+        (
+            "test --config mind --config tiny.yaml --data.init_args.spacing -1",
+            "--data.init_args.spacing: PhantomDataModule has no such setting, --data.help voxelopt",
+        ),
         ("compare mind nosuch --data tiny.yaml", "--config nosuch: expected"),
         ("compare mind masks.yaml --data tiny.yaml", "masks.yaml registers nothing"),
         (
@@ -251,7 +256,7 @@ def test_ablations_cover_the_papers_second_table():
         ),
         ("compare mind . --data tiny.yaml", ". is no finished training: there is no config.yaml"),
         ("compare mind mind --data tiny.yaml", "each row of a comparison must be another"),
-        ("ablate", "the following arguments are required: row, data"),
+        ("ablate", "the following arguments are required: row, --data"),
         ("prepare nowhere -o out", "nowhere"),
     ],
 )

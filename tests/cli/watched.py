@@ -34,7 +34,7 @@ def watch(report: str, inside: str) -> None:
     def changes(path: object) -> None:
         if isinstance(path, str | bytes | os.PathLike):
             place = os.path.abspath(os.fsdecode(path))  # noqa: PTH100
-            if not place.startswith((inside + os.sep, "/dev/", "/proc/")):
+            if not f"{place}/".startswith((f"{inside}/", "/dev/", "/proc/")):
                 tell(f"file: {place}")
 
     def tell(line: str) -> None:

@@ -18,6 +18,10 @@ from placing import (
 )
 from voxelopt_layers import VoxelOptLayer
 from voxelopt_train import InputError, register, registration
+from voxelopt_train.errors import input_warnings_to, warn_once
+from voxelopt_train.grids import Grid
+from voxelopt_train.images import Image
+from voxelopt_train.label_maps import read_label_pair, read_mask
 from voxelopt_train.resampling import resample
 
 
@@ -101,6 +105,32 @@ def test_labels_are_refused_where_they_do_not_fit(pair):
         register(fixed, moving, fixed_labels=empty, moving_labels=empty)
 
 
+@pytest.mark.parametrize(
+    ("fixed", "moving", "says"),
+    [
+        ("1 2 3", "4 5", "and moving labels have no labels in common, of 3 and 2: expected the sa"),
+        ("1 2 3", "0", "have no labels in common, of 3 and 0"),
+        ("1 2 3 4 5", "1 2 70000 8 9", "have 2 labels in common, of 5 and 5"),
+        ("1 2 3 4 5 6 7 8 9", "1 2", ""),  # the moving image shows less
+        ("1 2 3 4", "1 2 5 6", ""),
+        (range(201), range(201), ""),
+        (range(300), "1 2", "fixed labels: 299 different labels, where label maps have some 200 a"),
+        ("1 2", range(70000, 70300), "moving labels: 300 different labels, where label maps"),
+    ],
+)
+def test_label_maps_that_do_not_seem_to_be_any_are_told(fixed, moving, says):
+    values = [np.array(m.split() if isinstance(m, str) else m, np.int32) for m in (fixed, moving)]
+    of_fixed, of_moving = ((np.resize(v, (5, 8, 10)), np.eye(4)) for v in values)
+    image = Image(torch.zeros(5, 8, 10), Grid((5, 8, 10), np.eye(4)), "image")
+    told: list[str] = []
+    warn_once.cache_clear()
+    with input_warnings_to(told.append):
+        read_label_pair(of_fixed, of_moving, image, image)
+        read_mask(of_fixed, "mask", image)  # of which 0 alone counts
+    assert bool(told) == bool(says) and says in " ".join(told)
+    assert not any(text.startswith("mask") for text in told)
+
+
 def test_masks_are_refused_where_they_do_not_fit(pair):
     fixed, moving = sources(pair)
     ones = np.ones(fixed[0].shape, np.uint8)
@@ -120,9 +150,10 @@ def test_masks_are_refused_where_they_do_not_fit(pair):
         ({"spacing_mm": 0.0}, "above 0 mm"),
         ({"spacing_mm": float("nan")}, "above 0 mm"),
         ({"spacing_mm": float("inf")}, "above 0 mm"),
-        ({"spacing_mm": 1e-9}, "makes .* voxels"),
         ({"spacing_mm": "10"}, "a number above 0 mm, got '10'"),
         ({"spacing_mm": (2.0, 2.0, 2.0)}, "a number above 0 mm"),
+        ({"spacing_mm": 1e-9}, r"above 0 mm \(from 1e-06 on\), got 1e-09"),
+        ({"spacing_mm": 0.01, "encoder": torch.nn.Identity()}, "makes .* voxels"),
         ({"window": (300.0, -200.0)}, "from low to high"),
         ({"window": 300.0}, "two numbers, low and high, got 300.0"),
         ({"window": ("0", "1")}, "two numbers, low and high"),

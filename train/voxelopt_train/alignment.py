@@ -15,6 +15,7 @@ import torch
 from voxelopt_train.errors import InputError
 from voxelopt_train.grids import Grid, isotropic_grid
 from voxelopt_train.images import Image
+from voxelopt_train.nifti_names import is_nifti
 from voxelopt_train.resampling import resample
 from voxelopt_train.transforms import (
     RAS_TO_LPS,
@@ -81,6 +82,11 @@ def _check_kind(method: object) -> None:
 def _read_alignment(method: str, fixed: Grid, moving: Grid) -> AffineTransform:
     if not transform_file(method).exists():
         raise InputError(f"initial alignment {method}: {_EXPECTED}, and there is no such file")
+    if is_nifti(transform_file(method)):
+        raise InputError(
+            f"initial alignment {method}: {_EXPECTED} (.mat, .tfm, .txt, .h5), this is an image or "
+            "a displacement field"
+        )
     transform = read_transform(method, fixed, moving)
     if not isinstance(transform, AffineTransform):
         raise InputError(

@@ -36,6 +36,14 @@ _COMMANDS = {
     "peers": run_peers,
 }
 _NOTHING_WRITTEN = "nothing was written"
+# What jsonargparse calls by its key where it is required; all else that is has no option.
+_REQUIRED = {
+    "output": "-o/--output",
+    "reference": "-r/--reference",
+    "transform": "-t/--transform",
+    "data": "--data",
+    "model": "--model",
+}
 # In the place of the Python types that jsonargparse names.
 _KINDS = {
     "int": "a whole number",
@@ -89,7 +97,19 @@ def _in_terms_of_options(message: str) -> str:
     """What jsonargparse says, in one line, of options and values where it has keys and types."""
     message = " ".join(message.split())
     if message.startswith("the following arguments are required"):
-        return re.sub(r"\b[a-z]+\.", "", message)  # the command that the option belongs to
+        # (Before the dot is the command.)
+        return re.sub(r"\b[a-z]+\.(\w+)", lambda key: _REQUIRED.get(key[1], key[1]), message)
+    unknown = re.match(
+        r'Parser key "([\w.]+)".*Problem with given class_path \'([\w.]+)\': '
+        r"Option '([\w.]+)' is not accepted.*NestedArg\(",
+        message,
+    )
+    if unknown:
+        option, path, name = unknown.groups()
+        return (
+            f"--{option}.init_args.{name}: {path.rpartition('.')[2]} has no such setting, "
+            f"--{option}.help {path} lists those that it has"
+        )
     # Of a class within a class, the innermost has the problem.
     nested = re.match(
         r'Parser key "([\w.]+)".*Problem with given class_path \'(.+?)\': '

@@ -14,15 +14,16 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from voxelopt_layers import VoxelOptLayer
 from voxelopt_layers.presets import PRESETS
 from voxelopt_train.devices import torch_device
-from voxelopt_train.errors import InputError
+from voxelopt_train.errors import InputError, warn_once
 from voxelopt_train.files import all_or_none, check_kept, check_writable
 from voxelopt_train.images import Image, ImageLike, read_image, write_nifti
+from voxelopt_train.label_maps import warn_of_intensities
 from voxelopt_train.label_metrics import Protocol
 from voxelopt_train.label_resampling import SIGMA_VOXELS, resample_labels, vanished
 from voxelopt_train.nifti_names import check_nifti_name
-from voxelopt_train.outputs import output_paths, save, split_prefix
+from voxelopt_train.outputs import check_fixed, check_output, output_paths, save
 from voxelopt_train.phantom import CT_WINDOW, ORGANS, phantom_pair
-from voxelopt_train.points import outside_notes, read_landmarks
+from voxelopt_train.points import read_landmarks
 from voxelopt_train.provenance import INPUTS, method_settings
 from voxelopt_train.registration import best_settings, register
 from voxelopt_train.report import make_report, summary_table
@@ -79,7 +80,14 @@ def run_apply(options: Namespace) -> None:
     )
     how = _interpolation(options)
     image = read_image(options.image, "image", labels=options.labels)
+    if options.labels:
+        warn_of_intensities(image)
     reference = read_image(options.reference, "reference")
+    if 1 in image.grid.shape and 1 not in reference.grid.shape:
+        warn_once(
+            f"{image.name} is a single slice and {reference.name} a volume: most of the result is "
+            "empty"
+        )
     transforms = [
         read_transform(spec, reference.grid, image.grid) for spec in options.transform or []
     ]
@@ -126,10 +134,11 @@ def _register_and_save(
     label_names: Mapping[int, str] | None = None,
 ) -> None:
     layer, device = VoxelOptLayer(**layer_settings(options)), torch_device(options.device)
-    check_writable(split_prefix(options.output)[0])
+    check_output(options.output)
     inputs = (fixed, moving, *labels, *points, *masks, transform_file(initial))
     check_kept(inputs, output_paths(options.output))
-    landmarks = read_landmarks(*points)
+    check_fixed(fixed)
+    landmarks = read_landmarks(*points, fixed, moving)
     with progress_bar(stages=7 + layer.levels) as stage:
         result = register(
             fixed,
@@ -178,8 +187,6 @@ def _register_and_save(
             **extra,
         )
     Console().print(summary_table(report))
-    for note in [] if landmarks is None else outside_notes(landmarks.fixed_mm, result.transforms):
-        print("note:", note)
     print("wrote", *written, sep="\n  ")
 
 

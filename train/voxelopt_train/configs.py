@@ -42,7 +42,8 @@ def find_config(name: str, kind: str = "") -> Path:
     if name in packaged:
         return packaged[name]
     if Path(name).is_file():
-        read_settings(Path(name), f"--config {name}")
+        if not read_settings(Path(name), f"--config {name}"):
+            raise InputError(f"--config {name}: there are no settings in this file")
         return Path(name)
     raise InputError(
         f"--config {name}: expected a YAML file or one of {', '.join(config_names(kind))}"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import os
+import stat
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from voxelopt_train.errors import InputError
@@ -21,9 +23,33 @@ def check_writable(folder: Path) -> None:
     """
     existing = _nearest_existing(folder)
     if not existing.is_dir():
-        raise InputError(f"the output folder {folder} cannot be made: {existing} is a file")
+        kind = "a file" if existing.exists() else "a link to nowhere"
+        raise InputError(f"the output folder {folder} cannot be made: {existing} is {kind}")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise InputError(f"the output folder {folder} cannot be written: no permission")
+    try:  # permission alone makes no file, as in /proc
+        with TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"the output folder {folder} cannot be written: {error.strerror}"
+        ) from error
+
+
+def check_targets(targets: Iterable[Path]) -> None:
+    """Raise InputError where files could not be written to these places, for a folder of the name.
+
+    For the start of a long command, as `check_writable`, which looks at their folders.
+    """
+    for target in targets:
+        try:
+            taken = stat.S_ISDIR(target.stat().st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:  # a name that is too long
+            raise InputError(f"{target} cannot be written: {error.strerror}") from error
+        if taken:
+            raise InputError(f"{target} cannot be written: there is a folder of this name")
 
 
 def check_kept(inputs: Iterable[object], outputs: Iterable[Path]) -> None:
@@ -68,9 +94,7 @@ def all_or_none(folder: Path) -> Generator[Path]:
                 message = str(error).replace(str(temporary), str(folder))
                 raise InputError(message) from error
             targets = {path: folder / path.name for path in temporary.iterdir()}
-            for target in targets.values():
-                if target.is_dir():  # would stop the moves half-way
-                    raise InputError(f"{target} cannot be written: there is a folder of this name")
+            check_targets(targets.values())  # would stop the moves half-way
             folder.mkdir(parents=True, exist_ok=True)
             for path, target in targets.items():
                 path.replace(target)
@@ -90,6 +114,6 @@ def plain(value: Any) -> Any:
 
 
 def _nearest_existing(folder: Path) -> Path:
-    while not folder.exists():
+    while not os.path.lexists(folder):
         folder = folder.parent
     return folder

@@ -18,6 +18,7 @@ from nibabel.affines import apply_affine
 from voxelopt_train.errors import InputError
 
 _MOST_VOXELS = 2**31  # beyond any memory: the spacing is a slip
+_FINEST_MM = 1e-6  # below it, numbers of voxels are none any more
 _FEWEST_VOXELS = 4  # along an axis: the layer's pyramid ends there
 
 
@@ -78,12 +79,15 @@ def isotropic_grid(grid: Grid, spacing_mm: float) -> Grid:
     The two share their centre. An extent that is no multiple of ``spacing_mm`` is rounded up, so
     that no part of ``grid`` is left out.
     """
-    spacing = np.asarray(grid.spacing)
-    shape = np.asarray(grid.shape)
+    steps = grid.affine[:3, :3] / np.asarray(grid.spacing) * spacing_mm
+    return Grid.around(grid.center, isotropic_shape(grid, spacing_mm), steps)
+
+
+def isotropic_shape(grid: Grid, spacing_mm: float) -> list[int]:
+    """Shape of that grid, which may be larger than any that can be made."""
     # The small number keeps 100 mm / 2 mm at 50 voxels where float32 headers say 100.00001 mm.
-    new_shape = np.maximum(np.ceil(shape * spacing / spacing_mm - 1e-3), 1).astype(int)
-    steps = grid.affine[:3, :3] / spacing * spacing_mm
-    return Grid.around(grid.center, new_shape.tolist(), steps)
+    extent = zip(grid.shape, grid.spacing, strict=True)
+    return [max(math.ceil(n * mm / spacing_mm - 1e-3), 1) for n, mm in extent]
 
 
 def working_grid(fixed: Grid, spacing_mm: float | None) -> Grid:
@@ -95,8 +99,7 @@ def working_grid(fixed: Grid, spacing_mm: float | None) -> Grid:
     check_spacing(spacing_mm)
     if spacing_mm is None:
         return fixed
-    extent = zip(fixed.shape, fixed.spacing, strict=True)
-    voxels = math.prod(n * mm / spacing_mm for n, mm in extent)
+    voxels = math.prod(isotropic_shape(fixed, spacing_mm))
     if voxels > _MOST_VOXELS:
         raise InputError(f"a working spacing of {spacing_mm:g} mm makes {voxels:.0e} voxels")
     grid = isotropic_grid(fixed, spacing_mm)
@@ -112,8 +115,11 @@ def check_spacing(spacing_mm: float | None) -> None:
     """Raise InputError for a working spacing that suits no image."""
     if spacing_mm is None:
         return
-    if not isinstance(spacing_mm, Real) or not 0 < spacing_mm < math.inf:
-        raise InputError(f"the working spacing must be a number above 0 mm, got {spacing_mm!r}")
+    if not isinstance(spacing_mm, Real) or not _FINEST_MM <= spacing_mm < math.inf:
+        raise InputError(
+            f"the working spacing must be a number above 0 mm (from {_FINEST_MM:g} on), "
+            f"got {spacing_mm!r}"
+        )
 
 
 def bounding_box_overlap(a: Grid, b: Grid) -> bool:

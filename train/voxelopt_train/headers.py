@@ -21,7 +21,7 @@ _SAME_FORM = 0.1  # voxels that sform and qform may be apart
 def grid_of(volume: SpatialImage, name: str) -> Grid:
     """Where the first three axes of an opened file lie; its voxels are not read.
 
-    A warning says where qform and sform disagree, once per file.
+    A warning says where qform and sform disagree, or where there are none, once per file.
 
     Raises:
         InputError: lengths are not in millimetres, or the affine cannot be used.
@@ -29,6 +29,11 @@ def grid_of(volume: SpatialImage, name: str) -> Grid:
     check_units(volume, name)
     affine = np.asarray(volume.affine, dtype=np.float64)
     check_affine(affine, name)
+    if is_unplaced(volume):
+        warn_once(
+            f"{name}: its header says nothing of position and orientation (sform_code and "
+            "qform_code are 0); its voxel sizes alone are used, and its centre is put at 0, 0, 0"
+        )
     apart_mm = forms_apart_mm(volume)
     if apart_mm:
         warn_once(
@@ -64,6 +69,12 @@ def forms_apart_mm(volume: SpatialImage) -> float:
     apart_mm = float(np.linalg.norm(between, axis=1).max())
     smallest = float(np.linalg.norm(sform[:3, :3], axis=0).min())
     return apart_mm if apart_mm > _SAME_FORM * smallest else 0.0
+
+
+def is_unplaced(volume: SpatialImage) -> bool:
+    """Whether a NIfTI file says neither by sform nor by qform where it lies in the world."""
+    header = volume.header
+    return isinstance(header, Nifti1Header) and not (header["sform_code"] or header["qform_code"])
 
 
 def check_units(volume: SpatialImage, name: str) -> None:

@@ -213,16 +213,24 @@ def _check_single(shape: tuple[int, ...], dtype: np.dtype, name: str) -> None:
         raise InputError(f"{name}: the image is empty, shape {shape}")
 
 
-def _check_finite(array: np.ndarray, name: str) -> None:
+def _check_finite(array: np.ndarray, name: str, hint: str = "") -> None:
     bad = array.size - int(np.isfinite(array).sum())
     if bad:
-        raise InputError(f"{name}: {bad} of {array.size} voxels are NaN or infinite")
+        raise InputError(
+            f"{name}: {bad} of {array.size} voxels are NaN or infinite; replace them, as by 0{hint}"
+        )
 
 
 def _as_intensities(array: np.ndarray, name: str) -> np.ndarray:
-    with np.errstate(over="ignore"):  # what float32 cannot hold is reported as infinite below
+    with np.errstate(over="ignore"):  # what float32 cannot hold is infinite in it
         data = np.array(array, dtype=np.float32, order="C")
-    _check_finite(data, name)
+    beyond = data.size - int(np.isfinite(data).sum())
+    if beyond:
+        _check_finite(array, name, ", and give a mask that is 0 there")
+        raise InputError(
+            f"{name}: {beyond} of {data.size} voxels are beyond +-{np.finfo(np.float32).max:.1e}, "
+            "which float32 cannot hold; scale the intensities, or replace those"
+        )
     return data
 
 

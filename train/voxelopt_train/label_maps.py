@@ -6,10 +6,15 @@ from dataclasses import dataclass
 
 import torch
 
-from voxelopt_train.errors import InputError
+from voxelopt_train.errors import InputError, warn_once
 from voxelopt_train.images import Image, ImageLike, read_image
 from voxelopt_train.resampling import resample
 from voxelopt_train.transforms import AffineTransform, Transform
+
+# FreeSurfer's maps of the brain have up to some 190 (up to 14175, so it is not the largest that
+# counts), TotalSegmentator's of the body 117; images of 8 bits mostly more than 200 intensities.
+_MOST_LABELS = 200
+_LARGEST_COUNTED = 2**16  # counting takes memory by the largest, sorting takes time
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +32,8 @@ def read_label_pair(
 ) -> tuple[Image, Image] | None:
     """Read the label maps of two images; None if there are none.
 
+    A warning says where they have fewer than half of their labels in common.
+
     Raises:
         InputError: one is missing, not on the grid of its image, negative, or both are 0.
     """
@@ -40,11 +47,53 @@ def read_label_pair(
     ]
     if not any(labels.data.any() for labels in pair):
         raise InputError("the labels are 0 everywhere, there is nothing to compare")
+    _check_common(pair[0], pair[1])
     return pair[0], pair[1]
 
 
+def _check_common(fixed: Image, moving: Image) -> None:
+    a, b = distinct_labels(fixed), distinct_labels(moving)
+    common = len(a & b)
+    if 2 * common < max(min(len(a), len(b)), 1):
+        warn_once(
+            f"{fixed.name} and {moving.name} have {common or 'no'} labels in common, of {len(a)} "
+            f"and {len(b)}: expected the same numbers for the same structures"
+        )
+
+
+def distinct_labels(labels: Image) -> set[int]:
+    """All labels of a map but 0."""
+    values = labels.data.flatten()
+    low, high = values.aminmax()
+    counted = low >= 0 and high < _LARGEST_COUNTED
+    found = values.bincount().nonzero() if counted else values.unique()
+    return set(found.flatten().tolist()) - {0}
+
+
+def warn_of_intensities(labels: Image) -> None:
+    """Warn of more labels than any common segmentation has, as an image has that is no label map.
+
+    (Only a warning: parcellations of the cortex have up to 1000.)
+    """
+    count = len(distinct_labels(labels))
+    if count > _MOST_LABELS:
+        warn_once(
+            f"{labels.name}: {count} different labels, where label maps have some {_MOST_LABELS} "
+            "at most; is this an image of intensities?"
+        )
+
+
 def read_labels(source: ImageLike, name: str, image: Image) -> Image:
-    """Read the label map of an image, which has to lie on its grid and be nowhere negative."""
+    """Read the label map of an image, which has to lie on its grid and be nowhere negative.
+
+    A warning says where it looks like an image of intensities.
+    """
+    labels = _read_beside(source, name, image)
+    warn_of_intensities(labels)
+    return labels
+
+
+def _read_beside(source: ImageLike, name: str, image: Image) -> Image:
     labels = read_image(source, name, labels=True)
     if not labels.grid.matches(image.grid):
         what = f"their affines differ (both have shape {image.grid.shape})"
@@ -64,7 +113,7 @@ def read_mask(source: ImageLike | None, name: str, image: Image) -> Image:
     """
     if source is None:
         return Image(torch.ones_like(image.data), image.grid, name)
-    mask = read_labels(source, name, image)
+    mask = _read_beside(source, name, image)
     if not mask.data.any():
         raise InputError(f"{mask.name}: the mask is 0 everywhere, nothing can be matched")
     return Image((mask.data > 0).to(image.data.dtype), image.grid, mask.name)

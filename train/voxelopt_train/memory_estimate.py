@@ -8,12 +8,13 @@ and displacements, on the fixed grid what is resampled and evaluated. The number
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 
 from voxelopt_layers import VoxelOptLayer
 from voxelopt_train.errors import InputError
-from voxelopt_train.grids import Grid, isotropic_grid
+from voxelopt_train.grids import Grid, check_spacing, isotropic_shape
 from voxelopt_train.input_files import size_text
 from voxelopt_train.memory import available_memory, is_shared
 
@@ -49,33 +50,39 @@ def resampling_bytes(voxels: int) -> int:
 
 
 def check_memory(
-    fixed: Grid, working: Grid, layer: VoxelOptLayer, channels: int, device: torch.device
+    fixed: Grid,
+    spacing_mm: float | None,
+    layer: VoxelOptLayer,
+    channels: int,
+    device: torch.device,
 ) -> None:
     """Raise InputError where a registration would not fit, with the spacing that would.
 
     Args:
         fixed: grid of the fixed image, which is in memory already, as the moving one is.
-        working: the grid to register on.
+        spacing_mm: of the isotropic grid to register on; None: that is the fixed image's.
         layer: the layer.
         channels: of the features.
         device: where the layer runs.
     """
+    check_spacing(spacing_mm)
     here = available_memory()
     fewer = ", or fewer --workers, which share the memory" if is_shared() else ""
     needed = resampling_bytes(math.prod(fixed.shape))
     if needed > here:
         raise InputError(
-            f"a fixed image of {_shape(fixed)} voxels takes {size_text(needed)} of memory on any "
-            f"working grid, {size_text(here)} are available: resample it{fewer}"
+            f"a fixed image of {_text(fixed.shape)} voxels takes {size_text(needed)} of memory on "
+            f"any working grid, {size_text(here)} are available: resample it{fewer}"
         )
     on_gpu = device.type == "cuda"
     there = _left_on(device) if on_gpu else here
-    needed = solving_bytes(math.prod(working.shape), layer, channels)
+    working = fixed.shape if spacing_mm is None else isotropic_shape(fixed, spacing_mm)
+    needed = solving_bytes(math.prod(working), layer, channels)
     if needed > there:
         place, instead = (f" of {device}", ", or the CPU") if on_gpu else ("", fewer)
         spacing = _fitting_spacing(fixed, layer, channels, there)
         raise InputError(
-            f"a working grid of {_shape(working)} voxels takes {size_text(needed)} of memory"
+            f"a working grid of {_text(working)} voxels takes {size_text(needed)} of memory"
             f"{place}, {size_text(there)} are available: a working spacing of {spacing:.1f} mm "
             f"would fit (--spacing {spacing:.1f}){instead}"
         )
@@ -93,11 +100,11 @@ def _fitting_spacing(grid: Grid, layer: VoxelOptLayer, channels: int, available:
     steps = math.ceil(finest / _STEP_MM)
     # A grid covers the whole image: its voxels are rounded up.
     while True:
-        voxels = math.prod(isotropic_grid(grid, steps * _STEP_MM).shape)
+        voxels = math.prod(isotropic_shape(grid, steps * _STEP_MM))
         if solving_bytes(voxels, layer, channels) <= available or voxels == 1:
             return steps * _STEP_MM
-        steps += 1
+        steps += 1 + steps // 100  # of voxels as large as a header may say, one step is nothing
 
 
-def _shape(grid: Grid) -> str:
-    return " x ".join(map(str, grid.shape))
+def _text(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape))

@@ -9,15 +9,19 @@ from typing import Any
 
 from voxelopt_layers import jacobian_determinant
 from voxelopt_train.errors import InputError
-from voxelopt_train.files import all_or_none
-from voxelopt_train.images import Image, ImageLike, write_nifti
+from voxelopt_train.files import all_or_none, check_targets, check_writable
+from voxelopt_train.images import Image, ImageLike, read_grid, write_nifti
 from voxelopt_train.metrics import log_jacobian
 from voxelopt_train.nifti_names import is_nifti
 from voxelopt_train.picture import registration_picture
 from voxelopt_train.provenance import input_paths
 from voxelopt_train.registration import Registration
 from voxelopt_train.report import Report
-from voxelopt_train.transforms import write_affine, write_displacement_field
+from voxelopt_train.transforms import (
+    check_right_angles,
+    write_affine,
+    write_displacement_field,
+)
 
 # What a registration may leave behind, after the start of the names.
 _NAMES = (
@@ -56,6 +60,18 @@ def output_paths(prefix: str) -> list[Path]:
     """All files that a registration with this prefix may write, or remove as outdated."""
     folder, start = split_prefix(prefix)
     return [folder / f"{start}{name}" for name in _NAMES]
+
+
+def check_output(prefix: str) -> None:
+    """Raise InputError where a registration with this prefix could not be written."""
+    check_writable(split_prefix(prefix)[0])
+    check_targets(output_paths(prefix))
+
+
+def check_fixed(fixed: ImageLike) -> None:
+    """Raise InputError where a field on the grid of the fixed image, a file, cannot be written."""
+    if isinstance(fixed, str | Path):
+        check_right_angles(read_grid(fixed, "fixed image"), str(fixed))
 
 
 def save(

@@ -136,13 +136,13 @@ def register(
         )
     ]
     label_images = read_label_pair(fixed_labels, moving_labels, fixed_image, moving_image)
-    grid = working_grid(fixed_image.grid, spacing_mm)
     if layer is None:
         layer = VoxelOptLayer(**best_settings(encoder))
     net = RegistrationNet(_encoder(encoder, window), layer)
     if isinstance(encoder, str):  # what other encoders take, nobody knows
         channels = _CHANNELS[encoder]
-        check_memory(fixed_image.grid, grid, layer, channels, device)
+        check_memory(fixed_image.grid, spacing_mm, layer, channels, device)
+    grid = working_grid(fixed_image.grid, spacing_mm)
     net = copy.deepcopy(net).to(device).eval()  # the caller's modules stay as they are
     report("initial alignment")
     alignment = initial_alignment(fixed_image, moving_image, initial)

@@ -116,10 +116,11 @@ def register_case(case: Case, settings: Settings, output: Path, temporary: Path)
 
 def _register_and_save(case: Case, settings: Settings, folder: Path) -> None:
     # Plots take half a second to import, which workers alone are to spend.
-    from voxelopt_train.outputs import save
+    from voxelopt_train.outputs import check_fixed, save
 
     made = made_from(case, settings)  # before anything is read: what changes now is out of date
-    landmarks = read_landmarks(case.fixed_points, case.moving_points)
+    check_fixed(case.fixed)
+    landmarks = read_landmarks(case.fixed_points, case.moving_points, case.fixed, case.moving)
     result = register(
         case.fixed,
         case.moving,

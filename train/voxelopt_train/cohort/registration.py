@@ -23,7 +23,7 @@ from voxelopt_train.cohort.results import FILES, CaseResult, CohortResults
 from voxelopt_train.cohort.workers import Died, TookLonger, end_if_worker, in_workers
 from voxelopt_train.devices import torch_device
 from voxelopt_train.errors import InputError, warn_once
-from voxelopt_train.files import check_kept, check_writable
+from voxelopt_train.files import check_kept, check_targets, check_writable
 from voxelopt_train.grids import check_spacing
 from voxelopt_train.label_metrics import Protocol
 from voxelopt_train.registration import ENCODERS, best_settings, check_window
@@ -215,9 +215,7 @@ def _check_places(cases: Sequence[Case], output: Path, more: Iterable[str | Path
     for case in cases:
         check_writable(output / case.name)
         results += output_paths(f"{output / case.name}/")
-    for path in results:
-        if path.is_dir():
-            raise InputError(f"{path} cannot be written: there is a folder of this name")
+    check_targets(results)
     inputs = [file for case in cases for file in case.files.values()]
     alignments = [case.initial for case in cases if case.initial]
     check_kept([*inputs, *(transform_file(a) for a in [*alignments, *more])], results)

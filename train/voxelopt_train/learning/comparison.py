@@ -16,7 +16,7 @@ from rich.console import Console
 
 from voxelopt_models.weights import read_state
 from voxelopt_train.comparison import Comparison
-from voxelopt_train.configs import find_config, read_settings
+from voxelopt_train.configs import config_names, find_config, read_settings
 from voxelopt_train.errors import InputError
 from voxelopt_train.files import check_writable
 from voxelopt_train.learning.training_cli import run_training
@@ -133,7 +133,7 @@ def _as_settings(row: str) -> list[str]:
 def _print_table(rows: Mapping[str, Sequence[str]], options: Namespace) -> None:
     output = Path(options.output)
     check_writable(output)
-    data = ["--data" if Path(options.data).is_dir() else "--config", options.data]
+    data = _data_arguments(options.data)
     tables: dict[str, ResultTable] = {}
     writes = True
     with _lightning_quiet():
@@ -149,6 +149,18 @@ def _print_table(rows: Mapping[str, Sequence[str]], options: Namespace) -> None:
     table.write(output, "comparison")
     Console().print(table.rich())
     print("wrote", *(output / f"comparison.{kind}" for kind in ("csv", "json", "md")), sep="\n  ")
+
+
+def _data_arguments(data: str) -> list[str]:
+    """What Lightning's ``test`` needs to know of ``--data``; InputError before the first row."""
+    if Path(data).is_dir():
+        return ["--data", data]
+    if not Path(data).exists() and data not in config_names("training"):
+        raise InputError(
+            f"--data {data}: there is no such file or folder; expected a prepared folder, a YAML "
+            "file, phantom or abdomen_ct"
+        )
+    return ["--config", data]
 
 
 @contextmanager

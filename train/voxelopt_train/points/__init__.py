@@ -2,14 +2,13 @@
 
 from voxelopt_train.points.files import read_points, write_points
 from voxelopt_train.points.landmarks import LandmarkPair, landmark_pair, read_landmarks
-from voxelopt_train.points.point_set import PointSet, map_positions, outside_notes
+from voxelopt_train.points.point_set import PointSet, map_positions
 
 __all__ = [
     "LandmarkPair",
     "PointSet",
     "landmark_pair",
     "map_positions",
-    "outside_notes",
     "read_landmarks",
     "read_points",
     "write_points",

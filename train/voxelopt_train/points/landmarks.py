@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from rich.table import Table
 
-from voxelopt_train.errors import InputError
+from voxelopt_train.errors import InputError, warn_once
+from voxelopt_train.images import ImageLike, read_grid
 from voxelopt_train.metrics import target_registration_error
 from voxelopt_train.points.files import read_points
 from voxelopt_train.points.point_set import PointSet, map_positions
 from voxelopt_train.table_formats import terminal_table
-from voxelopt_train.transforms import Transform
+from voxelopt_train.transforms import Transform, inside, map_points
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,8 +47,15 @@ class LandmarkPair:
         return {"mean": float(errors_mm.mean()), "per_point": per_point}
 
 
-def read_landmarks(fixed: str | Path | None, moving: str | Path | None) -> LandmarkPair | None:
+def read_landmarks(
+    fixed: str | Path | None,
+    moving: str | Path | None,
+    fixed_image: ImageLike,
+    moving_image: ImageLike,
+) -> LandmarkPair | None:
     """Landmarks from the files of two images (CSV: in LPS); None if there are none.
+
+    A warning says how many lie outside an image that is a file; its voxels are not read.
 
     Raises:
         InputError: one of the two is missing or cannot be used, or they do not belong together.
@@ -56,7 +64,24 @@ def read_landmarks(fixed: str | Path | None, moving: str | Path | None) -> Landm
         return None
     if fixed is None or moving is None:
         raise InputError("points are compared, so both the fixed and the moving ones are needed")
-    return landmark_pair(read_points(fixed), read_points(moving))
+    pair = read_points(fixed), read_points(moving)
+    for points, image, role in zip(
+        pair, (fixed_image, moving_image), ("fixed image", "moving image"), strict=True
+    ):
+        if isinstance(image, str | Path):
+            _warn_of_points_outside(points, image, role)
+    return landmark_pair(*pair)
+
+
+def _warn_of_points_outside(points: PointSet, image: str | Path, role: str) -> None:
+    grid = read_grid(image, role)
+    positions = torch.from_numpy(points.positions_mm.T.copy())[None]
+    outside = ~inside(map_points(np.linalg.inv(grid.affine), positions), grid.shape)
+    if outside.any():
+        warn_once(
+            f"{points.name}: {int(outside.sum())} of {outside.numel()} points lie outside the "
+            f"{role} {image}, as those of another frame do (CSV: LPS)"
+        )
 
 
 def landmark_pair(fixed: PointSet, moving: PointSet) -> LandmarkPair:

@@ -8,7 +8,7 @@ from voxelopt_train.transforms.formats import (
     write_affine,
     write_transform,
 )
-from voxelopt_train.transforms.itk import RAS_TO_LPS
+from voxelopt_train.transforms.itk import RAS_TO_LPS, check_right_angles
 from voxelopt_train.transforms.itk_field import write_displacement_field
 from voxelopt_train.transforms.maps import (
     AffineTransform,
@@ -35,6 +35,7 @@ __all__ = [
     "InverseDisplacementField",
     "Transform",
     "as_displacement_field",
+    "check_right_angles",
     "flatten",
     "from_ddf",
     "from_simpleitk",

@@ -184,7 +184,10 @@ def write_transform(
     if fixed is None and parts and isinstance(parts[0], DisplacementField):
         fixed = parts[0].grid
     if fixed is None:
-        raise InputError(f"{path}: a displacement field needs the grid of a --reference image")
+        raise InputError(
+            "a displacement field needs the grid of a --reference image: give the fixed one; only "
+            "a first transform that is a displacement field brings its own"
+        )
     field = as_displacement_field(parts, fixed)
     writers: dict[str, Callable[..., Any]] = {
         "itk": (lambda: write_itk(path, [field]))

@@ -113,12 +113,18 @@ def geometry(grid: Grid) -> np.ndarray:
     Raises:
         InputError: the axes of the grid are not at right angles, which ITK cannot express.
     """
+    check_right_angles(grid, "the displacement field")
     lps = RAS_TO_LPS @ grid.affine
     spacing = np.asarray(grid.spacing)
     direction = lps[:3, :3] / spacing
-    if np.abs(direction.T @ direction - np.eye(3)).max() > 1e-4:
-        raise InputError(
-            "the grid of the displacement field is sheared, which ITK and ANTs cannot express; "
-            "resample the fixed image on one that is not"
-        )
     return np.concatenate([grid.shape, lps[:3, 3], spacing, direction.ravel()]).astype(float)
+
+
+def check_right_angles(grid: Grid, name: str) -> None:
+    """Raise InputError where ITK cannot express the grid of what ``name`` calls."""
+    axes = grid.affine[:3, :3] / np.asarray(grid.spacing)
+    if np.abs(axes.T @ axes - np.eye(3)).max() > 1e-4:
+        raise InputError(
+            f"{name}: its grid is sheared, which ITK and ANTs cannot express; resample the fixed "
+            "image on one whose axes are at right angles"
+        )

@@ -95,6 +95,10 @@ def read_vectors(path: Path, kind: str, components: tuple[int, ...]) -> tuple[np
     volume = load_volume(path, "transform")
     if len(volume.shape) < 3 or volume.shape[3:] != components:
         expected = ", ".join(["x, y, z", *map(str, components)])
+        if len(volume.shape) <= 3:
+            raise InputError(
+                f"{name}: this is an image, not a transform; expected {kind} of shape ({expected})"
+            )
         raise InputError(f"{name}: expected {kind} of shape ({expected}), got shape {volume.shape}")
     if 0 in volume.shape:
         raise InputError(f"{name}: the displacement field is empty, shape {volume.shape}")
