@@ -17,7 +17,7 @@ needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="real scans are not pa
 @pytest.mark.parametrize("preset", ["default", "paper"])
 def test_mind_gains_at_least_0_20_dice_between_subjects_with_no_fold(preset):
     net = network("mind", preset, ct=False)
-    results = [measure(net, pair) for pair in chaos_pairs(DATA / "chaos_t2", 3)]
+    results = [measure(net, pair) for pair in chaos_pairs(DATA / "chaos_t2", 6)]
     assert fmean(r["dice after"] - r["dice before"] for r in results) >= 0.20
     assert max(r["folds %"] for r in results) == 0
 
@@ -26,7 +26,7 @@ def test_mind_gains_at_least_0_20_dice_between_subjects_with_no_fold(preset):
 def test_intensities_gain_too_and_fold_nothing():
     results = [
         measure(network("raw", "intensity", ct=False), pair)
-        for pair in chaos_pairs(DATA / "chaos_t2", 3)
+        for pair in chaos_pairs(DATA / "chaos_t2", 6)
     ]
     assert fmean(r["dice after"] - r["dice before"] for r in results) >= 0.15
     assert max(r["folds %"] for r in results) == 0

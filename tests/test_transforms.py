@@ -258,7 +258,7 @@ def test_truncated_mat(tmp_path):
 @pytest.mark.parametrize(
     ("shape", "intent", "says"),
     [
-        ((4, 4, 4), None, r"got shape \(4, 4, 4\)"),
+        ((4, 4, 4), None, "this is an image, not a transform"),
         ((4, 4, 4, 3), 1007, r"got shape \(4, 4, 4, 3\)"),
         ((4, 4, 4, 1, 3), None, "intent 1007.*got intent 0.*fsl:FILE"),
         ((4, 4, 1, 1, 2), 1007, r"got shape \(4, 4, 1, 1, 2\)"),

@@ -44,7 +44,8 @@ def adaptive_gaussian(
 
     Args:
         image: ``(B, C, *spatial)``: a cost volume or a displacement.
-        sigma: ``(B, 1, *spatial)`` in voxels, above 0; see `entropy_to_sigma`.
+        sigma: ``(B, 1, *spatial)`` in voxels, above 0, see `entropy_to_sigma`; or that of all
+            samples, ``(1, 1, *spatial)``.
         radius: taps on each side.
         passes: how often the sequence of axes is gone through.
         boundary: beyond the volume ``image`` is 0 (``"zeros"``) or repeats (``"border"``).
@@ -56,12 +57,13 @@ def adaptive_gaussian(
     check_tensor(sigma, "sigma")
     check_choice(boundary, "boundary", BOUNDARIES)
     expected = (image.shape[0], 1, *image.shape[2:])
-    if sigma.shape != expected:
+    if sigma.shape not in (expected, (1, *expected[1:])):  # or the same for all samples
         raise ValueError(
             f"sigma must be {expected}, one width for each voxel, got {tuple(sigma.shape)}"
         )
     needs_grad = torch.is_grad_enabled() and (image.requires_grad or sigma.requires_grad)
-    if not needs_grad and native.suits(sigma, cost=image):
+    fits = sigma.shape == expected
+    if fits and not needs_grad and native.suits(sigma, cost=image):
         image, sigma = image.contiguous(), sigma.contiguous()
         out = torch.empty_like(image)
         return smooth_fused(image, sigma, out, radius, passes, boundary == "border")
