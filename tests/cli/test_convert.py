@@ -44,6 +44,18 @@ def test_a_converted_file_warps_as_the_chain_did(run, to):
     assert np.abs(expected).mean() > 30
 
 
+def test_files_that_speak_of_voxels_are_of_the_moving_image(run):
+    """Another image of the moving subject may lie on another grid."""
+    assert run("convert", *CHAIN, *GRIDS, "--to", "fsl", "-o", "t.nii.gz")[0] == 0
+    affine = MOVING.affine.copy()
+    affine[:3, 3] = (affine @ [2, 2, 2, 1])[:3]
+    write_nifti(Path("image.nii.gz"), some_image(MOVING).data[2:, 2:, 2:], affine)
+    write_nifti(Path("moving.nii.gz"), some_image(MOVING).data, MOVING.affine)
+    expected = applied(run, *CHAIN)
+    assert np.abs(applied(run, "-t", "t.nii.gz", "-m", "moving.nii.gz") - expected).mean() < 0.1
+    assert np.abs(applied(run, "-t", "t.nii.gz") - expected).mean() > 5
+
+
 def test_composite_and_back_needs_no_grid(run):
     expected = applied(run, *CHAIN)
     assert run("convert", *CHAIN, "-o", "t.h5")[0] == 0

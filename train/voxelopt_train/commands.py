@@ -16,7 +16,7 @@ from voxelopt_layers.presets import PRESETS
 from voxelopt_train.devices import torch_device
 from voxelopt_train.errors import InputError, warn_once
 from voxelopt_train.files import all_or_none, check_kept, check_writable
-from voxelopt_train.images import Image, ImageLike, read_image, write_nifti
+from voxelopt_train.images import Image, ImageLike, read_grid, read_image, write_nifti
 from voxelopt_train.label_maps import warn_of_intensities
 from voxelopt_train.label_metrics import Protocol
 from voxelopt_train.label_resampling import SIGMA_VOXELS, resample_labels, vanished
@@ -75,9 +75,8 @@ def run_apply(options: Namespace) -> None:
     output = Path(options.output)
     check_nifti_name(output, f"--output {output}")
     check_writable(output.parent)
-    check_kept(
-        (options.image, options.reference, *map(transform_file, options.transform or [])), [output]
-    )
+    images = (options.image, options.reference, options.moving)
+    check_kept((*images, *map(transform_file, options.transform or [])), [output])
     how = _interpolation(options)
     image = read_image(options.image, "image", labels=options.labels)
     if options.labels:
@@ -88,9 +87,8 @@ def run_apply(options: Namespace) -> None:
             f"{image.name} is a single slice and {reference.name} a volume: most of the result is "
             "empty"
         )
-    transforms = [
-        read_transform(spec, reference.grid, image.grid) for spec in options.transform or []
-    ]
+    moving = read_grid(options.moving, "moving image") if options.moving else image.grid
+    transforms = [read_transform(spec, reference.grid, moving) for spec in options.transform or []]
     if how == "gaussian":
         with progress_bar(stages=len(image.data.unique())) as stage:
             sigma = SIGMA_VOXELS if options.sigma is None else options.sigma

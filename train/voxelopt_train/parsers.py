@@ -168,6 +168,14 @@ def _apply_parser() -> tuple[ArgumentParser, str]:
         "NiftyReg, FSL, or learn2reg:FILE; repeat",
     )
     add(
+        "-m",
+        "--moving",
+        type=str,
+        metavar="FILE",
+        help="the moving image of the registration, where the image to warp lies on another grid "
+        "(FSL, Learn2Reg)",
+    )
+    add(
         "-o", "--output", type=str, required=True, metavar="FILE", help="the result (.nii, .nii.gz)"
     )
     add("--labels", action="store_true", help="the image holds labels: whole numbers stay so")

@@ -99,7 +99,10 @@ def read_vectors(path: Path, kind: str, components: tuple[int, ...]) -> tuple[np
             raise InputError(
                 f"{name}: this is an image, not a transform; expected {kind} of shape ({expected})"
             )
-        raise InputError(f"{name}: expected {kind} of shape ({expected}), got shape {volume.shape}")
+        hint = f"; if it is Learn2Reg's, say learn2reg:{path}" if volume.shape[3:] == (3,) else ""
+        raise InputError(
+            f"{name}: expected {kind} of shape ({expected}), got shape {volume.shape}{hint}"
+        )
     if 0 in volume.shape:
         raise InputError(f"{name}: the displacement field is empty, shape {volume.shape}")
     grid = grid_of(volume, name)
