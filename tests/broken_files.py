@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,8 +27,9 @@ from broken_others import OTHERS, ROWS
 from command_line import contents, write_pair
 from voxelopt_train import input_files
 from voxelopt_train.cli import main as voxelopt
-from voxelopt_train.learning import training_cli  # noqa: F401 (here, and not after each fork)
 from voxelopt_train.phantom import phantom_pair
+
+import_module("voxelopt_train.learning.training_cli")  # once, and not after each fork
 
 # BAD stands for the file; what else is named is whole, see `write_whole_files`.
 COMMANDS = {

@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -32,10 +33,11 @@ from PIL import Image
 from scipy.io import loadmat
 
 from voxelopt_train.cli import main as voxelopt
-from voxelopt_train.learning import training_cli  # noqa: F401 (here, and not after each fork)
 
 sys.path.append(str(Path(__file__).parent / "data"))
 from dataset_folders import write_subjects
+
+import_module("voxelopt_train.learning.training_cli")  # once, and not after each fork
 
 OUT = Path("out")
 PAIR = ["source/image_a.nii.gz", "source/image_b.nii.gz"]

@@ -15,6 +15,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib.image import imread, imsave
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.chrome.webdriver import WebDriver
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
 
 from command_line import LABELS, QUICK
 from reports import Page
@@ -22,13 +28,6 @@ from voxelopt_train import outputs
 from voxelopt_train.cli import main
 from voxelopt_train.images import write_nifti
 from voxelopt_train.phantom import Pair
-
-webdriver = pytest.importorskip("selenium.webdriver")
-from selenium.webdriver.chrome.service import Service  # noqa: E402
-from selenium.webdriver.chrome.webdriver import WebDriver  # noqa: E402
-from selenium.webdriver.common.action_chains import ActionChains  # noqa: E402
-from selenium.webdriver.common.by import By  # noqa: E402
-from selenium.webdriver.common.keys import Keys  # noqa: E402
 
 CHROMIUM, CHROMEDRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from pathlib import Path
 
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 _NETWORK = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto")
@@ -33,7 +34,7 @@ def watch(report: str, inside: str) -> None:
 
     def changes(path: object) -> None:
         if isinstance(path, str | bytes | os.PathLike):
-            place = os.path.abspath(os.fsdecode(path))  # noqa: PTH100
+            place = os.path.normpath(Path.cwd() / os.fsdecode(path))
             if not f"{place}/".startswith((f"{inside}/", "/dev/", "/proc/")):
                 tell(f"file: {place}")
 

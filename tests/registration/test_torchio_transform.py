@@ -7,15 +7,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torchio
+from torchio.constants import DATA
+from torchio.transforms.augmentation.composition import Compose
+from torchio.transforms.preprocessing.intensity.rescale import RescaleIntensity
 
-torchio = pytest.importorskip("torchio")
-
-from placing import ANISOTROPIC, WINDOW, dice, moved_to, place, source  # noqa: E402
-from voxelopt_layers import VoxelOptLayer  # noqa: E402
-from voxelopt_train import InputError, register  # noqa: E402
-from voxelopt_train.images import Image  # noqa: E402
-from voxelopt_train.phantom import Pair  # noqa: E402
-from voxelopt_train.torchio_transform import VoxelOptRegistration  # noqa: E402
+from placing import ANISOTROPIC, WINDOW, dice, moved_to, place, source
+from voxelopt_layers import VoxelOptLayer
+from voxelopt_train import InputError, register
+from voxelopt_train.images import Image
+from voxelopt_train.phantom import Pair
+from voxelopt_train.torchio_transform import VoxelOptRegistration
 
 QUICK = VoxelOptLayer(levels=2, warps_per_level=1)
 
@@ -41,7 +43,7 @@ def subject_of(pair: Pair) -> Any:
 def test_it_is_register_in_a_compose(elsewhere):
     before = subject_of(elsewhere)
     transform = VoxelOptRegistration(along=["labels"], window=WINDOW, keep={"moving": "unmoved"})
-    after = torchio.Compose([transform, torchio.RescaleIntensity(include=["fixed"])])(before)
+    after = Compose([transform, RescaleIntensity(include=["fixed"])])(before)
     expected = register(source(elsewhere.fixed), source(elsewhere.moving), window=WINDOW)
     torch.testing.assert_close(after["moving"].data[0], expected.warped.data)
     for name in ("moving", "labels"):
@@ -72,7 +74,7 @@ def test_in_a_loader_with_workers(pair):
     loader = torchio.SubjectsLoader(dataset, batch_size=1, num_workers=1)
     (batch,) = loader
     expected = transform(subject_of(pair))["moving"].data
-    assert torch.equal(batch["moving"][torchio.DATA][0], expected)
+    assert torch.equal(batch["moving"][DATA][0], expected)
 
 
 def test_images_that_cannot_be_used(pair):

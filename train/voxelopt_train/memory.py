@@ -14,7 +14,6 @@ _CGROUPS = Path("/sys/fs/cgroup")
 _VERSION_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
 _VERSION_2 = ("memory.max", "memory.current", "")
 
-
 _share = sys.maxsize  # of this process, where several are at work
 
 

@@ -12,6 +12,7 @@ from monai.losses.image_dissimilarity import LocalNormalizedCrossCorrelationLoss
 from torch import Tensor, nn
 
 from voxelopt_layers import warp
+from voxelopt_layers.autograd import without_autocast
 from voxelopt_layers.displacement import resize
 from voxelopt_models import mind_ssc
 
@@ -97,7 +98,7 @@ class RegistrationLoss(nn.Module):
                 f"{len(self.level_weights)} level_weights for {len(displacements)} pyramid levels"
             )
         terms: dict[str, Tensor] = {}
-        with torch.autocast(fixed.device.type, enabled=False):  # sums over windows lose bf16
+        with without_autocast(fixed.device):  # sums over windows lose bf16
             for weight, u in zip(self.level_weights, displacements, strict=False):
                 if weight == 0:
                     continue
