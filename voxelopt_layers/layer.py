@@ -315,7 +315,7 @@ class VoxelOptLayer(nn.Module):
                 sigma = self.solver.sigma(entropy) if sigma is None else sigma
                 warped = matching.warped(maps, displacement)
                 if own is None or maps.moving_mask is not None:  # which is warped anew
-                    own = self.solver.own_slope(matching.star(warped, itself=True), sigma)
+                    own = self.solver.own_slope(*matching.own_stars(warped), sigma)
                 velocity = self.solver.refine(matching.star(warped), own, sigma, u)
                 squarings = min(self.integration_steps, SQUARINGS)
             if velocities:

@@ -68,11 +68,15 @@ class Matching:
         again = cost.requires_grad and not callable(self.dissimilarity)
         return cost, make if again else None, None
 
-    def star(self, maps: Maps, itself: bool = False) -> Tensor:
-        """Costs of a star of offsets: of both maps, or of the fixed one with itself."""
-        moving = maps.fixed if itself else maps.moving
-        maps = maps._replace(fixed=maps.fixed.contiguous(), moving=moving.contiguous())
+    def star(self, maps: Maps) -> Tensor:
+        """Costs of a star of offsets."""
+        maps = maps._replace(fixed=maps.fixed.contiguous(), moving=maps.moving.contiguous())
         return self._costs(maps, star=True)
+
+    def own_stars(self, maps: Maps) -> tuple[Tensor, Tensor]:
+        """The same of the fixed map with itself, and of the moving one with itself."""
+        fixed, moving = maps[:2]
+        return self.star(maps._replace(moving=fixed)), self.star(maps._replace(fixed=moving))
 
     def _costs(self, maps: Maps, star: bool) -> Tensor:
         dtype = self.cost_dtype or maps.fixed.dtype

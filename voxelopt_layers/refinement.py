@@ -7,8 +7,8 @@ through the two neighbours there, one damped Newton step (Levenberg, 1944) has a
     v = argmin_v  g v + h v^2 / 2 + 1 / (2 theta) v^2  =  -g / (h + 1 / theta),    u = K_sigma * v
 
 That slope is not 0 where the maps lie on each other already, since costs rise faster on one side of
-an edge than on the other. The slope that the fixed map has with itself is taken off: an image that
-is registered to itself stays where it is.
+an edge than on the other. The slope that a map has with itself is taken off, the mean of both maps,
+since each has noise of its own: an image that is registered to itself stays where it is.
 
 Many such steps would follow the noise of the costs ever closer. What keeps them from it, beside
 the filter, is a pull of the whole displacement towards a smoother one, as in demons (Thirion,
@@ -34,14 +34,16 @@ ELASTIC_SIGMA = 0.7
 SQUARINGS = 4
 
 
-def own_slope(cost: Tensor, smooth: Callable[[Tensor], Tensor]) -> Tensor:
+def own_slope(fixed: Tensor, moving: Tensor, smooth: Callable[[Tensor], Tensor]) -> Tensor:
     """What `subvoxel_step` takes off as ``own``, ``(B, d, *spatial)``.
 
     Args:
-        cost: of the fixed map with itself, ``(B, 2 d + 1, *spatial)``.
+        fixed: costs of the fixed map with itself, ``(B, 2 d + 1, *spatial)``.
+        moving: of the warped moving map with itself.
         smooth: the filter of the costs.
     """
-    return smooth(cost[:, 1::2].to(working_dtype(cost)) - cost[:, 2::2])
+    slopes = [cost[:, 1::2].to(working_dtype(cost)) - cost[:, 2::2] for cost in (fixed, moving)]
+    return smooth((slopes[0] + slopes[1]).div_(2))
 
 
 def subvoxel_step(cost: Tensor, own: Tensor, smooth: Callable[[Tensor], Tensor]) -> Tensor:
@@ -49,7 +51,7 @@ def subvoxel_step(cost: Tensor, own: Tensor, smooth: Callable[[Tensor], Tensor])
 
     Args:
         cost: ``(B, 2 d + 1, *spatial)``, in the order of `star_offsets`.
-        own: of the fixed map with itself, see `own_slope`.
+        own: of each map with itself, see `own_slope`.
         smooth: the filter of the costs and of the velocity.
 
     Returns:

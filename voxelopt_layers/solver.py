@@ -219,9 +219,9 @@ class CoordinateDescent(nn.Module):
         step = self._stage(subvoxel_step, cost, own, smooth)
         return step.to(displacement.dtype) + elastic_velocity(displacement)
 
-    def own_slope(self, cost: Tensor, sigma: Tensor) -> Tensor:
-        """What refinements take off, from a star of costs of the fixed map with itself."""
-        return self._stage(own_slope, cost, self._filter_of_width(sigma))
+    def own_slope(self, fixed: Tensor, moving: Tensor, sigma: Tensor) -> Tensor:
+        """What refinements take off, from stars of costs of each map with itself."""
+        return self._stage(own_slope, fixed, moving, self._filter_of_width(sigma))
 
     def _filter_of_width(self, sigma: Tensor) -> Callable[[Tensor], Tensor]:
         def smooth(image: Tensor) -> Tensor:
