@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from voxelopt_train.grids import Grid, bounding_box_overlap, isotropic_grid
+from voxelopt_train.grids import Grid, isotropic_grid, shared_part
 
 
 def oblique_grid(shape=(10, 12, 7), spacing=(1.0, 1.5, 4.0), origin=(-20.0, 5.0, 30.0)) -> Grid:
@@ -69,13 +69,15 @@ def test_around_a_point_of_the_world():
 
 
 @pytest.mark.parametrize(
-    ("voxels", "expected"), [((9.5, 0, 0), True), ((10.5, 0, 0), False), ((0, 0, -7.5), False)]
+    ("voxels", "expected"), [((9.5, 0, 0), 0.05), ((10.5, 0, 0), 0), ((0, 0, -7.5), 0)]
 )
-def test_overlap_of_shifted_oblique_boxes(voxels, expected):
+def test_part_shared_by_shifted_oblique_boxes(voxels, expected):
     grid = oblique_grid()
     other = moved(grid, voxels)
-    assert bounding_box_overlap(grid, other) is expected
-    assert bounding_box_overlap(other, grid) is expected
+    assert shared_part(grid, other) == pytest.approx(expected)
+    assert shared_part(other, grid) == pytest.approx(expected)
+    within = Grid((2, 2, 2), other.affine)
+    assert shared_part(other, within) == shared_part(within, other) == pytest.approx(1)
 
 
 def test_overlap_looks_along_the_axes_of_both_boxes():
@@ -85,5 +87,5 @@ def test_overlap_looks_along_the_axes_of_both_boxes():
     rotated = Grid((20, 20, 4), affine)
     small = Grid((4, 4, 4), np.eye(4))
     beside = moved(small, (10, 2, 0))
-    assert bounding_box_overlap(rotated, moved(small, (0, 10, 0)))
-    assert not bounding_box_overlap(rotated, beside)
+    assert shared_part(rotated, moved(small, (0, 10, 0)))
+    assert shared_part(rotated, beside) == 0

@@ -60,7 +60,7 @@ class VoxelOptLayer(nn.Module):
         gradient: ``"unrolled"`` keeps what autograd asks for; ``"checkpointed"`` has the same
             gradients for less memory (far less without kernels) and some recomputation;
             ``"truncated"`` differentiates the last coordinate-descent step of each warp alone,
-            and refinements.
+            and refinements: less time, and of more use where the temperature is low.
         learnable: names among theta, beta, alpha and temperature to be trained, or True for all
             that the settings use.
         integration_steps: squarings of `exponentiate`.
@@ -78,7 +78,8 @@ class VoxelOptLayer(nn.Module):
 
     Theta, beta and temperature are in units of cost, so the scale of the features matters: a
     standard deviation near 1 is right for the defaults. Where it is less than some three times the
-    temperature, soft assignment stays at the centre, and displacement and gradients vanish.
+    temperature, soft assignment stays at the centre, and displacement and gradients vanish. Far
+    below 0.1, unrolled gradients hold for tiny steps only: train warmer, or truncated.
 
     Gradients are first-order: the backward pass of the cost volume is written by hand, and neither
     double backward nor the transforms of `torch.func` go through it.

@@ -24,6 +24,7 @@ from placing import (
 from voxelopt_layers import compose, jacobian_determinant
 from voxelopt_models import RawIntensity
 from voxelopt_train import InputError, alignment, register
+from voxelopt_train.errors import InputWarning
 from voxelopt_train.phantom import Pair, deformed_pair
 from voxelopt_train.report import make_report
 from voxelopt_train.resampling import resample
@@ -105,6 +106,15 @@ def test_working_spacing_gives_the_result_on_the_fixed_grid(pair):
     # Resampled once, from the moving image's own voxels.
     again = resample(pair.moving, grid, result.transforms, fill=float(pair.moving.data.min()))
     assert torch.equal(again.data, result.warped.data)
+
+
+def test_images_that_hardly_overlap_are_told_of(pair):
+    across = 0.8 * pair.fixed.grid.shape[0] * pair.fixed.grid.spacing[0]
+    beside = shifted(pair.moving, [across, 0.0, 0.0])
+    with pytest.warns(InputWarning, match=r"share 20 % of the smaller .*center-of-mass"):
+        result = register(source(pair.fixed), source(beside), spacing_mm=24.0)
+    line = repr(result)
+    assert "fixed image" in line and "moving image" in line and len(line) < 200
 
 
 def test_center_of_mass_brings_distant_images_together(pair):

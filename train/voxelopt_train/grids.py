@@ -122,19 +122,19 @@ def check_spacing(spacing_mm: float | None) -> None:
         )
 
 
-def bounding_box_overlap(a: Grid, b: Grid) -> bool:
-    """Whether the boxes of two grids, up to their outer voxel edges, share some of the world.
+def shared_part(a: Grid, b: Grid) -> float:
+    """How much of the smaller one the boxes of two grids share, up to their outer voxel edges.
 
     Each box is compared with the box around the other in its own axes. For boxes that are oblique
-    to each other this can say yes where only their edges pass by, but never no where they meet.
+    to each other this can be too much, even where only their edges pass by, but never too little.
     """
+    parts: list[float] = []
     for one, other in ((a, b), (b, a)):
         corners = apply_affine(np.linalg.inv(one.affine) @ other.affine, outer_corners(other.shape))
-        if np.any(corners.max(axis=0) <= -0.5) or np.any(
-            corners.min(axis=0) >= np.asarray(one.shape) - 0.5
-        ):
-            return False
-    return True
+        ends = np.asarray(one.shape) - 0.5
+        shared = np.minimum(corners.max(axis=0), ends) - np.maximum(corners.min(axis=0), -0.5)
+        parts.append(float(np.prod(shared.clip(0) / one.shape)))
+    return max(parts) if min(parts) > 0 else 0.0
 
 
 def outer_corners(shape: Sequence[int]) -> np.ndarray:

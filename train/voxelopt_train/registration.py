@@ -24,8 +24,8 @@ from voxelopt_layers.presets import PRESETS
 from voxelopt_models import MINDSSC, RawIntensity, RegistrationNet
 from voxelopt_train.alignment import initial_alignment
 from voxelopt_train.devices import torch_device
-from voxelopt_train.errors import InputError
-from voxelopt_train.grids import Grid, bounding_box_overlap, working_grid
+from voxelopt_train.errors import InputError, warn_once
+from voxelopt_train.grids import Grid, shared_part, working_grid
 from voxelopt_train.images import Image, ImageLike, read_image
 from voxelopt_train.label_maps import LabelMaps, read_label_pair, read_mask, warp_label_maps
 from voxelopt_train.memory_estimate import check_memory
@@ -41,6 +41,7 @@ from voxelopt_train.transforms import (
 # What is matched, and the settings that measured best with it: a preset, or the layer's defaults.
 ENCODERS: dict[str, str | None] = {"raw": "intensity", "mind": None}
 _CHANNELS = {"raw": 1, "mind": 12}
+_LITTLE = 0.3  # of a field of view, below which two headers hardly speak of the same place
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +62,16 @@ class Registration:
     labels: LabelMaps | None
     working_grid: Grid
     seconds: float  # of features and layer, without reading and resampling
+
+    def __repr__(self) -> str:
+        """What it is of, in a line: a dump of its volumes helps nobody."""
+        shape = " x ".join(map(str, self.fixed.grid.shape))
+        length_mm = self.field.displacement_mm.norm(dim=1)
+        return (
+            f"Registration of {self.aligned.name} to {self.fixed.name}: {shape} voxels, "
+            f"displacement {length_mm.mean():.1f} mm on average and {length_mm.max():.1f} mm at "
+            f"most, {self.seconds:.1f} s"
+        )
 
     @property
     def transforms(self) -> list[Transform]:
@@ -295,6 +306,12 @@ def _check_masks(masks: Mapping[str, Tensor]) -> None:
 def _check_overlap(fixed: Image, moving: Image, alignment: AffineTransform | None) -> None:
     to_fixed = np.eye(4) if alignment is None else np.linalg.inv(alignment.matrix)
     moved = Grid(moving.grid.shape, to_fixed @ moving.grid.affine)
-    if not bounding_box_overlap(fixed.grid, moved):
-        hint = " (try an initial alignment, as center-of-mass)" if alignment is None else ""
+    shared = shared_part(fixed.grid, moved)
+    hint = " (try an initial alignment, as center-of-mass)" if alignment is None else ""
+    if shared == 0:
         raise InputError(f"{fixed.name} and {moving.name} do not overlap in world space{hint}")
+    if shared < _LITTLE:
+        warn_once(
+            f"{fixed.name} and {moving.name} share {100 * shared:.0f} % of the smaller field of "
+            f"view in world space, so that most of it has nothing to be matched with{hint}"
+        )
