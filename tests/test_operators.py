@@ -219,6 +219,8 @@ COST, FIELD = torch.zeros(2, 9, 4, 4), torch.zeros(2, 2, 4, 4)
         (cost_volume, (IMAGE.int(), IMAGE), "fixed features must be .* floating point, got"),
         (cost_volume, (IMAGE, IMAGE.numpy()), "moving features must be .* got ndarray"),
         (cost_volume, (IMAGE[:0], IMAGE[:0]), "no axis of length 0"),
+        (cost_volume, (IMAGE, IMAGE, -1), "radius must be a whole number of at least 0, got -1"),
+        (cost_volume, (IMAGE, IMAGE, 1.5), "radius must be a whole number of at least 0, got 1.5"),
         (cost_volume, (IMAGE, IMAGE, 1, "l3"), "dissimilarity must be"),
         (cost_volume, (IMAGE, IMAGE, 1, "l1", "reflect"), "boundary must be one of"),
         (

@@ -28,6 +28,12 @@ def check_choice(value: object, name: str, allowed: Sequence[str]) -> None:
         raise ValueError(f"{name} must be one of {tuple(allowed)}, got {value!r}")
 
 
+def check_count(value: object, name: str, least: int) -> None:
+    """Raise ValueError unless a keyword is a whole number of at least ``least``."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
+
+
 def check_displacement(displacement: Tensor, name: str = "displacement") -> int:
     """Return the number of spatial axes d of a ``(B, d, *spatial)`` field, or raise."""
     check_tensor(displacement, name)

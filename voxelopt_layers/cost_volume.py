@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from voxelopt_layers import native
-from voxelopt_layers.arguments import check_choice, check_inputs
+from voxelopt_layers.arguments import check_choice, check_count, check_inputs
 from voxelopt_layers.bounds import LARGEST_COST, bounded, bounded_gradient, keep
 from voxelopt_layers.channelwise_cost import added, channelwise_cost
 from voxelopt_layers.displacement import BOUNDARIES, Boundary
@@ -86,6 +86,7 @@ def cost_volume(
         ``(B, (2 * radius + 1)^d, *spatial)``, or ``(B, 2 * d + 1, *spatial)`` of a star.
     """
     check_inputs(fixed, moving, fixed_mask, moving_mask)
+    check_count(radius, "radius", 0)
     check_choice(boundary, "boundary", BOUNDARIES)
     dissimilarity = checked_dissimilarity(dissimilarity)
     dtype = dtype or fixed.dtype

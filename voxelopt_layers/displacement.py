@@ -17,6 +17,7 @@ from torch import Tensor
 from voxelopt_layers import native
 from voxelopt_layers.arguments import (
     check_choice,
+    check_count,
     check_displacement,
     check_same_grid,
     check_samples,
@@ -161,6 +162,7 @@ def exponentiate(velocity: Tensor, steps: int = 7) -> Tensor:
         Displacement ``(B, d, *spatial)`` in voxels; its inverse is ``exponentiate(-velocity)``.
     """
     check_displacement(velocity, "velocity")
+    check_count(steps, "steps", 0)
     if steps > 0 and native.suits(velocity):
         return FusedExponential.apply(velocity, steps)
     displacement = velocity / 2**steps
@@ -252,8 +254,9 @@ def resize_displacement(
         ``(B, d, *shape)`` in voxels of the new grid.
     """
     d = check_displacement(displacement)
-    if len(shape) != d:
-        raise ValueError(f"shape must have {d} axes, as the displacement has, got {tuple(shape)}")
+    given: object = shape
+    if not isinstance(given, Sequence) or len(shape) != d or min(shape) < 1:
+        raise ValueError(f"shape must have {d} axes, as the displacement has, got {shape!r}")
     old = displacement.shape[2:]
     if tuple(old) == tuple(shape):
         return displacement
