@@ -6,6 +6,7 @@ Shapes, types and devices alone: values would have to be looked at, and a graph 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 from torch import Tensor
 
@@ -32,6 +33,13 @@ def check_count(value: object, name: str, least: int) -> None:
     """Raise ValueError unless a keyword is a whole number of at least ``least``."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
+
+
+def check_shape(shape: object, d: int) -> None:
+    """Raise ValueError unless this is the shape of a grid with as many axes as a displacement."""
+    axes = cast(Sequence[int], shape) if isinstance(shape, Sequence) else ()
+    if len(axes) != d or min(axes) < 1:
+        raise ValueError(f"shape must have {d} axes, as the displacement has, got {shape!r}")
 
 
 def check_displacement(displacement: Tensor, name: str = "displacement") -> int:

@@ -21,6 +21,7 @@ from voxelopt_layers.arguments import (
     check_displacement,
     check_same_grid,
     check_samples,
+    check_shape,
     check_tensor,
 )
 from voxelopt_layers.autograd import without_autocast
@@ -254,9 +255,7 @@ def resize_displacement(
         ``(B, d, *shape)`` in voxels of the new grid.
     """
     d = check_displacement(displacement)
-    given: object = shape
-    if not isinstance(given, Sequence) or len(shape) != d or min(shape) < 1:
-        raise ValueError(f"shape must have {d} axes, as the displacement has, got {shape!r}")
+    check_shape(shape, d)
     old = displacement.shape[2:]
     if tuple(old) == tuple(shape):
         return displacement
