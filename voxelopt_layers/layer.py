@@ -298,6 +298,7 @@ class VoxelOptLayer(nn.Module):
         entropy: Tensor | None = None
         sigma: Tensor | None = None
         own: Tensor | None = None
+        refined: Tensor | None = None  # the moving map as the first refinement finds it
         for warp in range(self.warps_per_level + (self.refinements if last else 0)):
             displacement = _compose(start, u)
             if warp < self.warps_per_level:
@@ -315,8 +316,10 @@ class VoxelOptLayer(nn.Module):
                 assert u is not None and entropy is not None  # there was a whole volume
                 sigma = self.solver.sigma(entropy) if sigma is None else sigma
                 warped = matching.warped(maps, displacement)
+                refined = warped.moving if refined is None else refined
                 if own is None or maps.moving_mask is not None:  # which is warped anew
-                    own = self.solver.own_slope(*matching.own_stars(warped), sigma)
+                    stars = matching.own_stars(warped._replace(moving=refined))
+                    own = self.solver.own_slope(*stars, sigma)
                 velocity = self.solver.refine(matching.star(warped), own, sigma, u)
                 squarings = min(self.integration_steps, SQUARINGS)
             if velocities:
