@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,7 @@ def itk_in_memory(folder: Path, fixed: Grid, moving: Image) -> np.ndarray:
 
 
 def ants_field(folder: Path, fixed: Grid, moving: Image, name: str = "t.nii.gz") -> np.ndarray:
-    import ants  # type: ignore[import-not-found]
+    ants = import_module("ants")
 
     path = _written(folder, fixed, moving, name, "itk")
     images = (ants.image_read(str(folder / f"{n}.nii.gz")) for n in ("fixed", "moving"))

@@ -39,7 +39,9 @@ def check_shape(shape: object, d: int) -> None:
     """Raise ValueError unless this is the shape of a grid with as many axes as a displacement."""
     axes = cast(Sequence[int], shape) if isinstance(shape, Sequence) else ()
     if len(axes) != d or min(axes) < 1:
-        raise ValueError(f"shape must have {d} axes, as the displacement has, got {shape!r}")
+        raise ValueError(
+            f"shape must have {d} axes, as the displacement has, of at least 1 voxel, got {shape!r}"
+        )
 
 
 def check_displacement(displacement: Tensor, name: str = "displacement") -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -70,11 +71,11 @@ def outside_notes(positions_mm: np.ndarray, transforms: Sequence[Transform]) -> 
     return notes
 
 
-def as_coordinates(cells: Iterable[object], place: str) -> list[float]:
+def as_coordinates(cells: Iterable[Any], place: str) -> list[float]:
     """Three finite numbers, or InputError that names the ``place`` in the file."""
     cells = list(cells)
     try:
-        numbers = [float(cell) for cell in cells]  # type: ignore[arg-type]
+        numbers = [float(cell) for cell in cells]
     except (TypeError, ValueError, OverflowError):
         numbers = []
     if len(numbers) != 3 or not all(map(math.isfinite, numbers)):

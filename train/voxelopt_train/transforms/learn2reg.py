@@ -29,7 +29,6 @@ _UNREADABLE = (
     EOFError,
     ValueError,
     KeyError,
-    NotImplementedError,
     RuntimeError,
     zipfile.BadZipFile,
     zlib.error,
