@@ -60,7 +60,7 @@ for kept_in in TYPES:
     gpu.cost_volume(features, features, cost, *how, sigma, number, 0.1)
     gpu.cost_volume_backward(features, features, cost, features, features, *how)
     gpu.entropy(cost, sigma, number, 0.0)
-    gpu.entropy_backward(cost, sigma, cost, number, number, 0.0)
+    gpu.entropy_backward(cost, sigma, cost, number, number, 0.0, add=True)
     gpu.smooth_backward(cost, sigma, cost.float(), sigma, 3, True)
     gpu.assign(cost, u, u, 0, number, number, number)
     gpu.assign_backward(cost, u, u, cost.float(), u, torch.empty(2), number, number, False)

@@ -83,9 +83,11 @@ def test_entropy(shape, floor):
     entropy, gb = torch.empty_like(g), torch.empty(1)
     native.entropy(c, entropy, one(0.4), floor)
     gc = torch.empty_like(c)
-    native.entropy_backward(c, g, gc, gb, one(0.4), floor)
+    native.entropy_backward(c, g, gc, gb, one(0.4), floor, add=False)
     check([(entropy, expected), (gc, by_cost), (gb, by_beta)])
-    native.entropy_backward(c, g, c, gb, one(0.4), floor)  # in place
+    native.entropy_backward(c, g, gc, gb, one(0.4), floor, add=True)
+    check([(gc, 2 * by_cost), (gb, by_beta)])
+    native.entropy_backward(c, g, c, gb, one(0.4), floor, add=False)  # in place
     check([(c, by_cost), (gb, by_beta)])
 
 
@@ -246,17 +248,23 @@ def test_two_runs_give_the_same_bits():
 
 
 @needs_kernels
-def test_the_number_of_threads_does_not_change_the_field():
+@borders
+def test_the_number_of_threads_changes_no_field_and_gradients_by_rounding(boundary):
     fixed, moving = texture((20, 24, 28), 4), texture((20, 24, 28), 4)
+    layer = VoxelOptLayer(boundary=boundary, temperature=0.1)
     threads = torch.get_num_threads()
-    fields = []
+    fields, gradients = [], []
     try:
-        for number in (1, 2, 5):
+        for number in (1, 2, 5, 16):  # more of them cut volumes into thinner slabs
             torch.set_num_threads(number)
-            fields.append(VoxelOptLayer()(fixed, moving))
+            inputs = [x.clone().requires_grad_() for x in (fixed, moving)]
+            fields.append(layer(*inputs))
+            gradients.append(torch.stack(torch.autograd.grad(fields[-1].square().sum(), inputs)))
     finally:
         torch.set_num_threads(threads)
-    assert torch.equal(fields[0], fields[1]) and torch.equal(fields[0], fields[2])
+    for field, gradient in zip(fields[1:], gradients[1:], strict=True):
+        assert torch.equal(field, fields[0])
+        check([(gradient, gradients[0])], 1e-5)
 
 
 def test_kernels_are_for_float32_on_cpu():

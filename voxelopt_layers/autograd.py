@@ -1,4 +1,4 @@
-"""PyTorch's automatic machinery: functions of one tensor, and an end to autocast."""
+"""PyTorch's automatic machinery: functions of our own, and an end to autocast."""
 
 from __future__ import annotations
 
@@ -9,16 +9,31 @@ import torch
 from torch import Tensor
 
 
-class TensorFunction(torch.autograd.Function):
-    """A function of one tensor as its result; at run time nothing but its base."""
+class _Function(torch.autograd.Function):
+    """At run time nothing but its base."""
 
     if TYPE_CHECKING:
         # Their arguments are each function's own.
         forward: Any
         backward: Any
 
+
+class TensorFunction(_Function):
+    """A function of one tensor as its result."""
+
+    if TYPE_CHECKING:
+
         @classmethod
         def apply(cls, *args: Any) -> Tensor: ...
+
+
+class TensorsFunction(_Function):
+    """A function of several tensors as its results."""
+
+    if TYPE_CHECKING:
+
+        @classmethod
+        def apply(cls, *args: Any) -> tuple[Tensor, ...]: ...
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[object]:

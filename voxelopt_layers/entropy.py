@@ -31,7 +31,7 @@ def cost_entropy(
     """
     single = not isinstance(beta, Tensor) or beta.numel() == 1
     if single and native.suits(cost=cost):
-        return FusedEntropy.apply(cost, as_tensor(beta, cost), float(probability_floor))
+        return FusedEntropy.apply(cost, as_tensor(beta, cost), float(probability_floor))[0]
     # Streamed over the offsets, so that neither P nor P log P is ever a whole volume.
     slices = cost.unbind(1)
     least = cost.detach().amin(1).to(working_dtype(cost))

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from voxelopt_layers import native
-from voxelopt_layers.autograd import TensorFunction, without_autocast
+from voxelopt_layers.autograd import TensorFunction, TensorsFunction, without_autocast
 
 
 class FusedCostVolume(TensorFunction):
@@ -82,30 +82,39 @@ class Remade:
         return cost
 
 
-class FusedEntropy(TensorFunction):
-    """``(cost, beta (1,), probability_floor, Remade or None)`` to the entropy in nats."""
+class FusedEntropy(TensorsFunction):
+    """``(cost, beta (1,), probability_floor, Remade or None)`` to entropy (nats) and cost.
+
+    What is done with that cost sends its gradient back through here, to be added to in place.
+    """
 
     @staticmethod
     def forward(
         ctx: Any, cost: Tensor, beta: Tensor, floor: float, remade: Remade | None = None
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         cost = cost.contiguous()
         ctx.save_for_backward(beta, *([] if remade else [cost]))
         ctx.options = floor, remade
+        ctx.set_materialize_grads(False)
         entropy = beta.new_empty((cost.shape[0], 1, *cost.shape[2:]))
         native.entropy(cost, entropy, beta, floor)
-        return entropy
+        return entropy, cost
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> Any:
+    def backward(ctx: Any, *grads: Tensor | None) -> Any:
         floor, remade = ctx.options
         beta, *saved = ctx.saved_tensors
+        by_entropy, by_cost = grads
+        if by_entropy is None:
+            return by_cost, None, None, None
         cost = saved[0] if saved else remade.cost(last=True)
-        # A volume that was made for this pass alone takes the gradient in its place.
-        by_cost = torch.empty_like(cost) if saved else cost
+        add = by_cost is not None
+        if by_cost is None:
+            # A volume that was made for this pass alone takes the gradient in its place.
+            by_cost = torch.empty_like(cost) if saved else cost
         by_beta = torch.zeros_like(beta)
-        native.entropy_backward(cost, grads[0].contiguous(), by_cost, by_beta, beta, floor)
+        native.entropy_backward(cost, by_entropy.contiguous(), by_cost, by_beta, beta, floor, add)
         return by_cost, by_beta, None, None
 
 

@@ -186,7 +186,7 @@ class CoordinateDescent(nn.Module):
             remade = Remade(remake, cost.device, shared=self.adaptive)
         if known is None:
             beta = as_tensor(self.value("beta"), cost)
-            entropy = FusedEntropy.apply(cost, beta, self.probability_floor, remade)
+            entropy, cost = FusedEntropy.apply(cost, beta, self.probability_floor, remade)
         else:
             entropy = known
         sigma = self.sigma(entropy)

@@ -102,7 +102,8 @@ def _entropy(
 @triton.jit
 def _entropy_backward(
     cost, grad, grad_cost, by_beta, beta, voxels, log_floor, FLOOR: tl.constexpr,
-    ACC: tl.constexpr, COUNT: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    ADD: tl.constexpr, ACC: tl.constexpr,
+    COUNT: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """By log q of those above the floor, then by -C / beta through the softmax."""
     sample, _, i, inside, rows, at = tile(voxels, COUNT, ROWS, BLOCK)
@@ -118,7 +119,10 @@ def _entropy_backward(
         change = (p * tl.sum(slope, 0)[None, :] - slope) / b
     else:  # the slopes of a voxel add up to 0
         change = -slope / b
-    tl.store(grad_cost + at, change.to(grad_cost.dtype.element_ty), valid)
+    total = change
+    if ADD:
+        total += tl.load(grad_cost + at, valid, 0.0).to(ACC)
+    tl.store(grad_cost + at, total.to(grad_cost.dtype.element_ty), valid)
     # The costs of a voxel matter up to a common value, so the exponents stand for -C / beta.
     part = tl.sum(tl.sum(change * exponent, 0), 0)
     tl.store(by_beta + sample * tl.num_programs(0) + tl.program_id(0), part)
@@ -228,7 +232,13 @@ def entropy(cost: Tensor, entropy: Tensor, beta: Tensor, floor: float) -> None:
 
 
 def entropy_backward(
-    cost: Tensor, grad: Tensor, grad_cost: Tensor, grad_beta: Tensor, beta: Tensor, floor: float
+    cost: Tensor,
+    grad: Tensor,
+    grad_cost: Tensor,
+    grad_beta: Tensor,
+    beta: Tensor,
+    floor: float,
+    add: bool,
 ) -> None:
     """As `voxelopt_layers.native.entropy_backward`."""
     shape, voxels = tile_shape(cost.shape[1]), cost[0, 0].numel()
@@ -236,7 +246,7 @@ def entropy_backward(
     parts = grad.new_empty(programs[0] * programs[1])
     _entropy_backward[programs](
         cost, grad, grad_cost, parts, beta, voxels, _log(floor), FLOOR=floor > 0,
-        ACC=accumulator(cost), **shape,
+        ADD=add, ACC=accumulator(cost), **shape,
     )  # fmt: skip
     grad_beta.copy_(parts.sum())
 

@@ -209,11 +209,17 @@ def entropy(cost: Tensor, entropy: Tensor, beta: Tensor, floor: float) -> None:
 
 @_operator("grad_cost", "grad_beta")
 def entropy_backward(
-    cost: Tensor, grad: Tensor, grad_cost: Tensor, grad_beta: Tensor, beta: Tensor, floor: float
+    cost: Tensor,
+    grad: Tensor,
+    grad_cost: Tensor,
+    grad_beta: Tensor,
+    beta: Tensor,
+    floor: float,
+    add: bool,
 ) -> None:
-    """Write the gradients of cost and beta."""
-    tensors = (cost, grad, fresh(grad_cost), grad_beta)
-    options = (beta, *_floor(floor))
+    """Write the gradients of cost (or add to it, where ``add``) and beta."""
+    tensors = (cost, grad, grad_cost if add else fresh(grad_cost), grad_beta)
+    options = (beta, *_floor(floor), add)
     call("entropy_backward", cost, *tensors, SHAPE, *options, kept_in=cost.dtype)
 
 

@@ -70,7 +70,7 @@ void entropy_of(const Kept *cost, float *entropy, const Shape *shape, const floa
 
 void entropy_backward(const Kept *cost, const float *grad, Kept *grad_cost, float *grad_beta,
                       const Shape *shape, const float *beta, float log_floor, long has_floor,
-                      long threads) {
+                      bool add, long threads) {
   const long voxels = shape->voxels(), offsets = shape->channels;
   const long blocks = (voxels + BLOCK - 1) / BLOCK;
   std::vector<double> parts(shape->batch * blocks);
@@ -106,7 +106,13 @@ void entropy_backward(const Kept *cost, const float *grad, Kept *grad_cost, floa
     }
     parts[item] = part;
     Kept *out = grad_cost + b * offsets * voxels + x;
-    for (long o = 0; o < offsets; ++o) convert(exponent.data() + o * BLOCK, n, out + o * voxels);
+    for (long o = 0; o < offsets; ++o) {
+      sixteen_at_a_time(n, [&](long i, auto left) {
+        Kept *to = out + o * voxels + i;
+        const Lanes change = load(exponent.data() + o * BLOCK + i, left);
+        store(add ? load(to, left) + change : change, to, left);
+      });
+    }
   });
   double sum = 0;
   for (double part : parts) sum += part;
@@ -121,9 +127,11 @@ extern "C" void voxelopt_entropy(const Kept *cost, float *entropy, const Shape *
   entropy_of(cost, entropy, shape, beta, log_floor, has_floor, threads);
 }
 
-// Writes grad_cost; grad_beta (one value) is summed in the order of the blocks.
+// Writes grad_cost, or adds to it; grad_beta (one value) is summed in the order of the blocks.
 extern "C" void voxelopt_entropy_backward(const Kept *cost, const float *grad, Kept *grad_cost,
                                           float *grad_beta, const Shape *shape, const float *beta,
-                                          float log_floor, long has_floor, long threads) {
-  entropy_backward(cost, grad, grad_cost, grad_beta, shape, beta, log_floor, has_floor, threads);
+                                          float log_floor, long has_floor, long add,
+                                          long threads) {
+  entropy_backward(cost, grad, grad_cost, grad_beta, shape, beta, log_floor, has_floor, add != 0,
+                   threads);
 }

@@ -4,13 +4,6 @@
 
 namespace {
 
-// One slab of planes of one volume; where that is filtered in place by several threads, with the
-// original planes beside it.
-struct Slab {
-  long first, last;
-  Buffer before, after;
-};
-
 template <long RADIUS>
 void smooth_slab(const Filter<RADIUS> &filter, const Kept *volume, Kept *out, const float *sigma,
                  const Slab &slab) {
@@ -27,9 +20,8 @@ void smooth_slab(const Filter<RADIUS> &filter, const Kept *volume, Kept *out, co
       if (!filter.border) return zeros.data();
       i = clamp(i, shape.depth);
     }
-    if (i < slab.first) return &slab.before[(i - std::max(0L, slab.first - radius)) * plane];
-    if (i >= slab.last) return &slab.after[(i - slab.last) * plane];
-    return &ring[i % places * plane];
+    const bool inside = i >= slab.first && i < slab.last;
+    return inside ? &ring[i % places * plane] : slab.outside(i, plane);
   };
   long next = slab.first;  // to come into the ring
   for (long d = slab.first; d < slab.last; ++d) {
@@ -60,29 +52,10 @@ void smooth_slab(const Filter<RADIUS> &filter, const Kept *volume, Kept *out, co
 template <long RADIUS>
 void smooth(const Filter<RADIUS> &filter, const Kept *image, Kept *out, const float *sigma,
             long threads) {
-  const Shape &shape = filter.shape;
-  const long volumes = shape.channels, depth = shape.depth, radius = filter.radius();
-  const long plane = shape.plane(), voxels = shape.voxels();
-  // A volume is cut into slabs only where there are too few volumes for the threads.
-  const long wanted = volumes >= 4 * threads ? 1 : (2 * threads + volumes - 1) / volumes;
-  const long thick = std::max(1L, (depth + wanted - 1) / wanted);
-  const long slabs = (depth + thick - 1) / thick;
-  std::vector<Slab> all(volumes * slabs);
-  parallel(volumes * slabs, threads, [&](long item, long) {
-    const Kept *volume = image + item / slabs * voxels;
-    Slab &slab = all[item];
-    slab.first = item % slabs * thick;
-    slab.last = std::min(depth, slab.first + thick);
-    if (!filter.across || slabs == 1) return;
-    const long from = std::max(0L, slab.first - radius), to = std::min(depth, slab.last + radius);
-    slab.before.resize((slab.first - from) * plane);
-    convert(volume + from * plane, slab.before.size(), slab.before.data());
-    slab.after.resize((to - slab.last) * plane);
-    convert(volume + slab.last * plane, slab.after.size(), slab.after.data());
-  });
-  parallel(volumes * slabs, threads, [&](long item, long) {
-    const long start = item / slabs * voxels;
-    smooth_slab(filter, image + start, out + start, sigma, all[item]);
+  const std::vector<Slab> slabs = cut(filter, image, threads);
+  parallel(slabs.size(), threads, [&](long item, long) {
+    const long start = slabs[item].volume * filter.shape.voxels();
+    smooth_slab(filter, image + start, out + start, sigma, slabs[item]);
   });
 }
 

@@ -88,6 +88,44 @@ template <long RADIUS> struct Filter {
   }
 };
 
+// Some planes of one volume, with the `radius` planes before and after them as they were: in place,
+// another thread may have overwritten those.
+struct Slab {
+  long volume, first, last;
+  Buffer before, after;
+
+  // Plane i, at most `radius` planes before or after.
+  const float *outside(long i, long size) const {
+    return i < first ? &before[before.size() - (first - i) * size] : &after[(i - last) * size];
+  }
+};
+
+// All volumes of one sample in slabs: cut only where there are too few volumes for the threads.
+template <long RADIUS, class T>
+std::vector<Slab> cut(const Filter<RADIUS> &filter, const T *volumes, long threads) {
+  const Shape &shape = filter.shape;
+  const long count = shape.channels, depth = shape.depth, plane = shape.plane();
+  const long wanted = count >= 4 * threads ? 1 : (2 * threads + count - 1) / count;
+  const long thick = std::max(1L, (depth + wanted - 1) / wanted);
+  const long each = (depth + thick - 1) / thick;
+  std::vector<Slab> slabs(count * each);
+  parallel(count * each, threads, [&](long item, long) {
+    const T *volume = volumes + item / each * shape.voxels();
+    Slab &slab = slabs[item];
+    slab.volume = item / each;
+    slab.first = item % each * thick;
+    slab.last = std::min(depth, slab.first + thick);
+    if (!filter.across || each == 1) return;
+    const long from = std::max(0L, slab.first - filter.radius());
+    const long to = std::min(depth, slab.last + filter.radius());
+    slab.before.resize((slab.first - from) * plane);
+    convert(volume + from * plane, slab.before.size(), slab.before.data());
+    slab.after.resize((to - slab.last) * plane);
+    convert(volume + slab.last * plane, slab.after.size(), slab.after.data());
+  });
+  return slabs;
+}
+
 // Calls work with the filter; the usual radius is a constant in it.
 template <class Work>
 void by_radius(const Shape &shape, long radius, bool border, bool across, const Work &work) {

@@ -68,25 +68,30 @@ void spread_along(const Filter<RADIUS> &filter, const float *grad, const float *
 }
 
 // Turns the gradient of one filtered volume into that of the volume, in place, and adds to the
-// sums of sigma. One pass over the planes; those whose sums are not complete wait in a ring.
+// sums of sigma, within a slab. One pass over the planes that reach it; those whose sums are not
+// complete wait in a ring.
 template <long RADIUS>
-void smooth_backward(const Filter<RADIUS> &filter, const float *image, const float *sigma,
-                     float *grad, float *sums) {
+void smooth_slab_backward(const Filter<RADIUS> &filter, const float *image, const float *sigma,
+                          float *grad, float *sums, const Slab &slab) {
   const Shape &shape = filter.shape;
   const long plane = shape.plane(), width = shape.width, height = shape.height;
   const long depth = shape.depth, radius = filter.radius(), places = 2 * radius + 1;
-  const long beyond = filter.border ? 0 : plane;
-  Buffer w((radius + 1) * plane), zeros(beyond), lost(beyond), across(plane), by_across(plane);
+  Buffer w((radius + 1) * plane), zeros(filter.border ? 0 : plane), lost(plane);
+  Buffer across(plane), by_across(plane);
   Buffer across_moment(plane), row_moment(width), inner(width), filtered(width), moment(width);
   Buffer products((radius + 1) * filter.padded()), ring(filter.across ? places * plane : 0);
   Buffer padded(filter.padded());
   float *row = &padded[filter.margin()];
   Taps taps(radius);
   Around<float *> to(radius);
-  auto in_ring = [&](long i) { return &ring[i % places * plane]; };
+  auto in_ring = [&](long i) { return &ring[(i + places) % places * plane]; };
 
-  for (long d = 0; d < depth; ++d) {
-    float *g = grad + d * plane, *sum = sums + d * plane;
+  const long start = std::max(0L, slab.first - radius), end = std::min(depth, slab.last + radius);
+  for (long d = start; d < end; ++d) {
+    const bool inside = d >= slab.first && d < slab.last;
+    const float *g = inside ? grad + d * plane : slab.outside(d, plane);
+    // Planes outside have their share of sigma's gradient in their own slab.
+    float *sum = inside ? sums + d * plane : lost.data();
     const float *mixed = image + d * plane;
     filter.weights(sigma + d * plane, plane, w.data());
     if (filter.across) {
@@ -111,13 +116,13 @@ void smooth_backward(const Filter<RADIUS> &filter, const float *image, const flo
       spread(filter, inner.data(), row_w, width, to);
     }
     if (!filter.across) {
-      std::copy(by_across.begin(), by_across.end(), g);
+      std::copy(by_across.begin(), by_across.end(), grad + d * plane);
       continue;
     }
     add_sigma_gradient(filter, by_across.data(), across.data(), across_moment.data(), w.data(),
                        plane, sum);
-    for (long i = d == 0 ? 0 : d + radius; i <= d + radius; ++i) {
-      std::fill(in_ring(i), in_ring(i) + plane, 0.0f);
+    for (long i = d == start ? d : d + 2 * radius; i <= d + 2 * radius; ++i) {  // as many places
+      std::fill(in_ring(i - radius), in_ring(i - radius) + plane, 0.0f);
     }
     for (long j = 0; j <= radius; ++j) {
       const bool above = filter.border || d >= j, below = filter.border || d + j < depth;
@@ -125,7 +130,8 @@ void smooth_backward(const Filter<RADIUS> &filter, const float *image, const flo
       to.after[j] = below ? in_ring(clamp(d + j, depth)) : lost.data();
     }
     spread(filter, by_across.data(), w.data(), plane, to);
-    for (long i = std::max(0L, d - radius); i <= (d + 1 < depth ? d - radius : d); ++i) {
+    const long complete = d + 1 < depth ? d - radius : d;
+    for (long i = std::max(slab.first, d - radius); i <= std::min(complete, slab.last - 1); ++i) {
       std::copy(in_ring(i), in_ring(i) + plane, grad + i * plane);
     }
   }
@@ -133,21 +139,34 @@ void smooth_backward(const Filter<RADIUS> &filter, const float *image, const flo
 
 // All volumes of one sample.
 template <class T, long RADIUS>
-void smooth_backward_all(const Filter<RADIUS> &filter, const T *image, const float *sigma,
-                         float *grad, float *grad_sigma, long threads) {
-  const long channels = filter.shape.channels, voxels = filter.shape.voxels();
-  threads = std::max(1L, std::min(threads, channels));
-  std::vector<Buffer> sums(threads, Buffer(voxels));
-  parallel(channels, threads, [&](long c, long thread) {
-    Buffer wide(std::is_same<T, float>() ? 0 : voxels);
-    convert(image + c * voxels, wide.size(), wide.data());
-    const float *volume = wide.data();
-    if constexpr (std::is_same<T, float>()) volume = image + c * voxels;
-    smooth_backward(filter, volume, sigma, grad + c * voxels, sums[thread].data());
+void smooth_backward(const Filter<RADIUS> &filter, const T *image, const float *sigma, float *grad,
+                     float *grad_sigma, long threads) {
+  const long voxels = filter.shape.voxels(), plane = filter.shape.plane();
+  const std::vector<Slab> slabs = cut(filter, grad, threads);
+  threads = std::max(1L, std::min(threads, long(slabs.size())));
+  std::vector<Buffer> sums(threads, Buffer(voxels)), wide(threads);
+  parallel(slabs.size(), threads, [&](long item, long thread) {
+    const Slab &slab = slabs[item];
+    const long start = slab.volume * voxels;
+    const float *volume;
+    if constexpr (std::is_same<T, float>()) {
+      volume = image + start;
+    } else {
+      wide[thread].resize(voxels);
+      convert(image + start, voxels, wide[thread].data());
+      volume = wide[thread].data();
+    }
+    smooth_slab_backward(filter, volume, sigma, grad + start, sums[thread].data(), slab);
   });
-  for (const auto &sum : sums) {
-    for (long i = 0; i < voxels; ++i) grad_sigma[i] += sum[i] / (sigma[i] * sigma[i] * sigma[i]);
-  }
+  parallel(filter.shape.depth, threads, [&](long d, long) {
+    for (const auto &sum : sums) {
+      sixteen_at_a_time(plane, [&](long i, auto left) {
+        const long at = d * plane + i;
+        const Lanes s = load(sigma + at, left), change = load(&sum[at], left) / (s * s * s);
+        store(load(grad_sigma + at, left) + change, grad_sigma + at, left);
+      });
+    }
+  });
 }
 
 }  // namespace
@@ -160,7 +179,7 @@ extern "C" void voxelopt_smooth_backward(const Kept *image, const float *sigma, 
   for (long b = 0; b < shape->batch; ++b) {
     const long start = b * shape->channels * voxels;
     by_radius(*shape, radius, border, across, [&](const auto &filter) {
-      smooth_backward_all(filter, image + start, sigma + b * voxels, grad + start,
+      smooth_backward(filter, image + start, sigma + b * voxels, grad + start,
                           grad_sigma + b * voxels, threads);
     });
   }
