@@ -82,6 +82,25 @@ def test_number_types(tmp_path, dtype):
 
 
 @pytest.mark.parametrize(
+    ("values", "stored"),
+    [
+        ([0, 255], "uint8"),
+        ([False, True], "uint8"),
+        ([0, 256], "int16"),
+        ([-1, 5], "int16"),
+        ([0, 40000], "int32"),
+        ([-(2**31), 0], "int32"),
+    ],
+)
+def test_label_maps_are_written_in_the_smallest_type_that_holds_them(tmp_path, values, stored):
+    array = torch.tensor(values).reshape(2, 1, 1)
+    write_nifti(tmp_path / "a.nii.gz", array, AFFINE)
+    volume = Nifti1Image.from_filename(tmp_path / "a.nii.gz")
+    assert volume.get_data_dtype() == np.dtype(stored)
+    np.testing.assert_array_equal(np.asanyarray(volume.dataobj), array)
+
+
+@pytest.mark.parametrize(
     ("stored", "read"),
     [((5, 6), (5, 6, 1)), ((5, 6, 1), (5, 6, 1)), ((5, 6, 4, 1), (5, 6, 4)), ((5, 6, 1, 1), None)],
 )

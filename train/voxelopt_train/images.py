@@ -249,6 +249,13 @@ def _as_labels(array: np.ndarray, name: str) -> np.ndarray:
     return np.array(array, dtype=np.int32, order="C")
 
 
+def _smallest(integers: np.ndarray) -> np.dtype:
+    """As label maps are mostly kept, and every program reads."""
+    low, high = int(integers.min(initial=0)), int(integers.max(initial=0))
+    kinds = (np.dtype(name) for name in ("uint8", "int16", "int32"))
+    return next(k for k in kinds if np.iinfo(k).min <= low and high <= np.iinfo(k).max)
+
+
 def write_nifti(
     path: Path,
     array: Tensor | np.ndarray,
@@ -263,8 +270,8 @@ def write_nifti(
 
     Args:
         path: target, ``.nii`` or ``.nii.gz``; it appears only once it is complete.
-        array: ``(*spatial)`` or any other NIfTI shape; float64 is stored as float32, int64 as
-            int32, bool as uint8.
+        array: ``(*spatial)`` or any other NIfTI shape; float64 is stored as float32, whole numbers
+            in the smallest of uint8, int16 and int32 that holds them.
         affine: ``(4, 4)``, voxel index to world, RAS mm.
         intent: NIfTI intent code, as 1007 for vectors.
         intent_name: what the intent is called in the header.
@@ -275,8 +282,8 @@ def write_nifti(
     """
     check_nifti_name(path, f"{path} cannot be written")
     data = array.detach().cpu().numpy() if isinstance(array, Tensor) else array
-    narrower = {"float64": np.float32, "float16": np.float32, "int64": np.int32, "bool": np.uint8}
-    data = data.astype(narrower.get(data.dtype.name, data.dtype), copy=False)
+    kind = np.dtype(np.float32) if data.dtype.kind == "f" else _smallest(data)
+    data = data.astype(kind, copy=False)
     volume = Nifti1Image(data, affine)
     volume.set_qform(affine, code="scanner")
     volume.set_sform(affine, code="scanner")

@@ -12,7 +12,7 @@ from voxelopt_layers import jacobian_determinant
 from voxelopt_train.files import all_or_none, check_kept, check_writable
 from voxelopt_train.grids import Grid
 from voxelopt_train.images import read_grid, write_nifti
-from voxelopt_train.metrics import folds, log_jacobian, sd_log_jacobian_strict
+from voxelopt_train.metrics import folds, log_jacobian, sd_log_jacobian, sd_log_jacobian_strict
 from voxelopt_train.nifti_names import check_nifti_name
 from voxelopt_train.transforms import Transform, read_transform, to_ddf, transform_file
 
@@ -91,6 +91,7 @@ def _summary(jacobian: Tensor) -> str:
     low, high = float(jacobian.min()), float(jacobian.max())
     return (
         f"J from {low:.4g} to {high:.4g}; J <= 0 in {100 * folds(jacobian):.4f} % of voxels; "
-        f"SD of log J {sd_log_jacobian_strict(jacobian):.4f} "
-        "(J clipped at 1e-3, two voxels cropped per side)"
+        f"SD of log J {sd_log_jacobian_strict(jacobian):.4f} (J clipped at 1e-3), "
+        f"SDlogJ as of challenges and register, of log(J + 3), {sd_log_jacobian(jacobian):.4f}; "
+        "two voxels cropped per side"
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 from voxelopt_train.alignment import ALIGNMENTS
 from voxelopt_train.data.pair_table import read_rows, resolve, subject_names
 from voxelopt_train.data.subjects import natural_order
-from voxelopt_train.errors import InputError
+from voxelopt_train.errors import InputError, warn_once
 from voxelopt_train.nifti_names import is_nifti
 from voxelopt_train.transforms import transform_file
 
@@ -108,7 +108,8 @@ def atlas_cases(
         atlas: the fixed image of all cases.
         folder: with the moving images; folders within it, and hidden files, are left out.
         atlas_labels: label map on the grid of the atlas, or None.
-        labels: folder with the label maps of the moving images, under the same file names.
+        labels: folder with the label maps of the moving images, under the same file names; an
+            image without one is registered without labels, and an `InputWarning` says so.
         atlas_mask: 0 where the atlas is not to be matched, or None.
 
     Raises:
@@ -138,8 +139,14 @@ def atlas_cases(
                 f"moving labels {labels}: no file has the name of an image in {folder}"
             )
     names = subject_names(files)
-    beside = {file: None if labels is None else Path(labels) / file.name for file in files}
-    return [Case(_safe(names[f]), atlas, f, atlas_labels, beside[f], atlas_mask) for f in files]
+    found = {file: _labels_of(file, labels) for file in files}
+    if labels is not None and (bare := [file.name for file in files if found[file] is None]):
+        others = f" and {len(bare) - 3} more" if len(bare) > 3 else ""
+        warn_once(f"{labels}: no label map for {', '.join(bare[:3])}{others}, so no Dice there")
+    return [
+        Case(_safe(names[f]), atlas, f, atlas_labels if found[f] else None, found[f], atlas_mask)
+        for f in files
+    ]
 
 
 def listed(cases: Iterable[Case]) -> list[Case]:
@@ -185,6 +192,12 @@ def check_names(cases: Sequence[Case], taken: Iterable[str]) -> None:
                 f"pairs {before} and {place} would both be case {name}: give each a name of its "
                 "own, in a column case"
             )
+
+
+def _labels_of(file: Path, folder: str | Path | None) -> Path | None:
+    """The label map of an image; a link that leads nowhere is one too, and fails."""
+    labels = None if folder is None else Path(folder) / file.name
+    return labels if labels and (labels.exists() or labels.is_symlink()) else None
 
 
 def _safe(name: str) -> str:

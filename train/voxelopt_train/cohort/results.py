@@ -142,4 +142,5 @@ class CohortResults:
             header.append(heading.format(unit=self._unit))
             means.append(f"{factor * statistics.mean:.{digits}f}")
             spread.append(f"{factor * statistics.std:.{digits}f}")
-        return [header, means, spread]
+        several = any(statistics.pairs > 1 for statistics in summary.values())
+        return [header, means, spread] if several else [header, means]
