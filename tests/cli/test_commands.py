@@ -35,7 +35,16 @@ def test_register_writes_the_named_files_and_ends_with_a_table(run):
     code, out, err = run("register", "fixed.nii.gz", "moving.nii.gz", "-o", "out/", *LABELS)
     assert (code, err) == (0, "")
     assert names("out") == ALWAYS | {"WarpedLabels.nii.gz"}
-    for word in ("Dice", "HD95 (mm)", "SDlogJ", "folds", "before", "registered", *names("out")):
+    for word in (
+        "Dice",
+        "HD95 (mm)",
+        "NMI",
+        "SDlogJ",
+        "folds",
+        "before",
+        "registered",
+        *names("out"),
+    ):
         assert word in out
     assert volume("out/Warped.nii.gz").shape == (40, 32, 36)
     assert volume("out/1Warp.nii.gz").shape == (40, 32, 36, 1, 3)
@@ -47,14 +56,18 @@ def test_register_writes_the_named_files_and_ends_with_a_table(run):
     assert set(dice) == {"before", "registered"}
     assert dice["registered"] > dice["before"] + 0.1
     assert f"{dice['registered']:.3f}" in out
+    similarity = report["normalised_mutual_information"]
+    assert 1 < similarity["before"] < similarity["registered"] < 2
+    assert f"{similarity['registered']:.3f}" in out
     assert report["folds"] == 0 and report["working_grid"]["shape"] == [40, 32, 36]
 
 
 def test_extra_files_on_request(run, no_picture):
     arguments = ["register", "fixed.nii.gz", "moving.nii.gz", "--initial", "center-of-mass"]
     flags = ["--inverse", "--entropy", "--jacobian"]
-    code, _, _ = run(*arguments, *flags, "-o", "out/", "--window", "-200", "300")
+    code, out, _ = run(*arguments, *flags, "-o", "out/", "--window", "-200", "300")
     assert code == 0
+    assert all(word in out for word in ("NMI", "aligned", "registered")) and "Dice" not in out
     assert names("out") == ALWAYS | EXTRAS | {"0GenericAffine.mat"}
     assert volume("out/Entropy.nii.gz").min() >= 0
     jacobian = volume("out/Jacobian.nii.gz")

@@ -21,6 +21,7 @@ from voxelopt_train.metrics import (
 )
 from voxelopt_train.points import LandmarkPair
 from voxelopt_train.registration import Registration
+from voxelopt_train.similarity import normalised_mutual_information
 from voxelopt_train.transforms import Transform, mm_to_voxels, voxels_to_mm
 
 _OF_LABELS = ("protocol", "dice", "hd95", "hd95_unit", "mean_dice", "mean_hd95")
@@ -41,6 +42,8 @@ class Report:
         inverse_error_mm: mean and largest length of the same, in mm.
         working_grid: shape and spacing in mm of the grid the layer ran on.
         seconds: time of features and layer.
+        similarity: normalised mutual information of the images by stage, those of labels but for
+            ``before`` where there was an initial alignment, see `normalised_mutual_information`.
         tre_mm: target registration error of landmarks, by stage as for labels: the mean, and that
             of each point.
     """
@@ -54,6 +57,7 @@ class Report:
     inverse_error_mm: tuple[float, float]
     working_grid: tuple[tuple[int, ...], tuple[float, ...]]
     seconds: float
+    similarity: dict[str, float]
     tre_mm: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
@@ -66,6 +70,7 @@ class Report:
                 for stage, value in self.labels.items()
             },
             "tre_mm": self.tre_mm,
+            "normalised_mutual_information": self.similarity,
             "sd_log_jacobian": self.sd_log_jacobian,
             "sd_log_jacobian_strict": self.sd_log_jacobian_strict,
             "folds": self.folds,
@@ -99,6 +104,7 @@ def make_report(
         inverse_error_mm=(float(error_mm.mean()), float(error_mm.max())),
         working_grid=(result.working_grid.shape, result.working_grid.spacing),
         seconds=result.seconds,
+        similarity=_similarities(result),
         tre_mm={} if landmarks is None else _landmark_errors(result, landmarks),
     )
 
@@ -120,6 +126,13 @@ def _evaluations(result: Registration, protocol: Protocol) -> dict[str, Evaluati
             maps.fixed.data, unwarped.data, moved.data, None, spacing, protocol, labels
         )
     return evaluations
+
+
+def _similarities(result: Registration) -> dict[str, float]:
+    start = "before" if result.initial is None else "aligned"
+    moved = {start: result.aligned, "registered": result.warped}
+    fixed = result.fixed.data
+    return {stage: normalised_mutual_information(fixed, x.data) for stage, x in moved.items()}
 
 
 def _landmark_errors(result: Registration, landmarks: LandmarkPair) -> dict[str, dict[str, Any]]:
@@ -150,7 +163,7 @@ def summary_table(report: Report) -> Group:
     table = Table(show_edge=False, pad_edge=False)
     for heading in _headings(report):
         table.add_column(heading, justify="right" if heading else "left")
-    for stage in report.labels or report.tre_mm or ["registered"]:
+    for stage in report.labels or report.tre_mm or report.similarity:
         table.add_row(*_row(report, stage))
     mean, largest = report.displacement_mm
     shape, spacing = report.working_grid
@@ -166,19 +179,21 @@ def summary_table(report: Report) -> Group:
 
 
 def _headings(report: Report) -> list[str]:
-    headings = [""] if report.labels or report.tre_mm else []
+    headings = [""]
     if report.labels:
         headings += ["Dice", f"HD95 ({report.labels['registered'].hd95_unit})"]
-    return [*headings, *(["TRE (mm)"] if report.tre_mm else []), "SDlogJ", "folds"]
+    return [*headings, *(["TRE (mm)"] if report.tre_mm else []), "NMI", "SDlogJ", "folds"]
 
 
 def _row(report: Report, stage: str) -> list[str]:
-    row = [stage] if report.labels or report.tre_mm else []
+    row = [stage]
     if report.labels:
         value = report.labels[stage]
         row += [f"{value.mean_dice:.3f}", f"{value.mean_hd95:.2f}"]
     if report.tre_mm:
         row.append(f"{report.tre_mm[stage]['mean']:.2f}")
+    similarity = report.similarity.get(stage)
+    row.append("-" if similarity is None else f"{similarity:.3f}")
     if stage != "registered":
         return [*row, "-", "-"]
     return [*row, f"{report.sd_log_jacobian:.3f}", f"{100 * report.folds:.4f} %"]

@@ -68,6 +68,11 @@ function diceBar(before, after) {
   return svg;
 }
 
+// Of the images, from the first stage to the last.
+function nmi(stages) {
+  return stages && Object.values(stages).map((value) => fixed(value, 3)).join(" → ");
+}
+
 function facts(place, entry) {
   const { report } = entry, grid = report.working_grid || {}, settings = report.settings || {};
   const list = (title, rows) => element("div", {},
@@ -83,6 +88,7 @@ function facts(place, entry) {
       ["Folds (J ≤ 0)", percent(report.folds)],
       ["Displacement", `mean ${fixed(report.mean_displacement_mm, 1)} mm, largest ${fixed(report.max_displacement_mm, 1)} mm`],
       ["Inverse error", `${fixed(report.inverse_error_voxels, 3)} voxels`],
+      ["NMI of the images", nmi(report.normalised_mutual_information)],
       ["TRE", report.tre_mm?.registered && `${fixed(report.tre_mm.registered.mean, 1)} mm`],
       ["Time of features and layer", `${fixed(report.seconds, 1)} s`],
     ]),
