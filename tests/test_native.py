@@ -20,7 +20,7 @@ from voxelopt_layers import (
     native,
     warp,
 )
-from voxelopt_layers.fused import tie_margin
+from voxelopt_layers.fused_descent import tie_margin
 from voxelopt_layers.presets import PRESETS
 
 needs_kernels = pytest.mark.skipif(not native.available(), reason="no C++ compiler here")

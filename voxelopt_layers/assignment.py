@@ -10,7 +10,8 @@ from torch import Tensor
 
 from voxelopt_layers import native
 from voxelopt_layers.arguments import check_choice, check_tensor
-from voxelopt_layers.fused import as_tensor, assign_fused, tie_margin, working_dtype
+from voxelopt_layers.fused import as_tensor, working_dtype
+from voxelopt_layers.fused_descent import assign_fused, tie_margin
 from voxelopt_layers.offsets import search_offsets
 
 Assignment = Literal["hard", "soft", "straight_through"]

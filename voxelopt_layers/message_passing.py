@@ -9,7 +9,7 @@ from torch import Tensor
 from voxelopt_layers import native
 from voxelopt_layers.arguments import check_choice, check_tensor
 from voxelopt_layers.displacement import BOUNDARIES, Boundary
-from voxelopt_layers.fused import smooth_fused
+from voxelopt_layers.fused_descent import smooth_fused
 
 # Elements handled at a time: enough to share among threads, or to fill a GPU, and no more.
 _BLOCK = {"cpu": 2**20, "cuda": 2**23}

@@ -22,7 +22,8 @@ from voxelopt_layers.assignment import ASSIGNMENTS, TIES, Assignment, assign
 from voxelopt_layers.bounds import bounded_gradient
 from voxelopt_layers.displacement import BOUNDARIES, Boundary
 from voxelopt_layers.entropy import cost_entropy, entropy_to_sigma
-from voxelopt_layers.fused import Descent, FusedDescent, FusedEntropy, Remade, as_tensor
+from voxelopt_layers.fused import FusedEntropy, Remade, as_tensor
+from voxelopt_layers.fused_descent import Descent, FusedDescent
 from voxelopt_layers.message_passing import (
     adaptive_gaussian,
     filter_with_weights,
