@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 import torch.utils.checkpoint
@@ -32,6 +32,7 @@ from voxelopt_layers.message_passing import (
 from voxelopt_layers.refinement import elastic_velocity, own_slope, subvoxel_step
 
 GradientMode = Literal["unrolled", "checkpointed", "truncated"]
+GRADIENTS = get_args(GradientMode)
 _WIDEST = 100
 _checkpoint: Any = torch.utils.checkpoint  # whose functions have no types
 LEARNABLE = ("theta", "beta", "alpha", "temperature")
@@ -98,7 +99,7 @@ class CoordinateDescent(nn.Module):
         choices = {
             "assignment": ASSIGNMENTS,
             "ties": TIES,
-            "gradient": ("unrolled", "checkpointed", "truncated"),
+            "gradient": GRADIENTS,
             "boundary": BOUNDARIES,
         }
         for name, allowed in choices.items():

@@ -10,6 +10,7 @@ import torch
 
 from textures import pair
 from voxelopt_layers import VoxelOptLayer
+from voxelopt_layers.solver import GRADIENTS
 from voxelopt_train.benchmark import command
 from voxelopt_train.benchmark.naive import naive_registration
 from voxelopt_train.benchmark.worker import measure
@@ -35,7 +36,7 @@ def test_all_is_measured_and_kept(tmp_path, capsys):
         assert text in printed
     (measured,) = json.loads(path.read_text())["sizes"].values()
     inference, half = ("naive", "operators", "kernels"), ("float16", "bfloat16")
-    training, rest = ("soft", "unrolled", "checkpointed"), ("stages", "precision")
+    training, rest = ("soft", *GRADIENTS), ("stages", "precision")
     assert tuple(measured) == (*inference, *half, *training, *rest)
     whole = [row for what, row in measured.items() if what not in ("stages", "precision")]
     assert all(row["seconds"] > 0 for row in whole)

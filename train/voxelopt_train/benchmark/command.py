@@ -20,6 +20,7 @@ import voxelopt_layers
 from voxelopt_layers import VoxelOptLayer
 from voxelopt_layers.native import build
 from voxelopt_layers.presets import PRESETS
+from voxelopt_layers.solver import GRADIENTS
 from voxelopt_train.benchmark.peer_pairs import peer_pair
 from voxelopt_train.benchmark.peers import compare_tools, peers_table
 from voxelopt_train.devices import torch_device
@@ -36,6 +37,7 @@ _WHOLE = {
     "soft": "the layer, soft, as it trains",
     "unrolled": "training step, unrolled",
     "checkpointed": "training step, checkpointed",
+    "truncated": "training step, truncated",
 }
 _SIZES = ("48x40x64", "96x80x128")
 _LEAST = 4
@@ -150,7 +152,7 @@ def _measure_size(size: list[int], options: Namespace, progress: Any) -> dict[st
             if VoxelOptLayer(**settings).solver.assignment != "soft":
                 measured[what] = measure("kernels", label, soft)
         elif not (large and what in ("naive", "precision")):
-            training = what in ("unrolled", "checkpointed")
+            training = what in GRADIENTS
             measured[what] = measure(what, label, soft if training else settings)
     return measured
 
@@ -176,7 +178,7 @@ def _whole_table(name: str, measured: dict[str, Any]) -> Table:
         if row is None or "failed" in row:
             table.add_row(label, "failed" if row else "left out")
             continue
-        seconds, training = row["seconds"], what in ("unrolled", "checkpointed")
+        seconds, training = row["seconds"], what in GRADIENTS
         table.add_row(
             label,
             f"{seconds:.3f}",

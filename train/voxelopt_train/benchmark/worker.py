@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from voxelopt_layers import VoxelOptLayer, native
+from voxelopt_layers.solver import GRADIENTS
 from voxelopt_train.benchmark.naive import naive_registration
 from voxelopt_train.benchmark.precision import measure_precision
 from voxelopt_train.benchmark.stages import measure_stages, timed
@@ -35,11 +36,11 @@ def measure(
 ) -> dict[str, Any]:
     """Seconds (the least of ``runs``), and the peak of memory above the inputs in MB.
 
-    ``what`` is one of naive, operators, kernels (inference), unrolled, checkpointed (a training
-    step: forward, and backward to both feature maps), float16, bfloat16 (inference with cost
-    volumes in these), stages and precision.
+    ``what`` is one of naive, operators, kernels (inference), the `GRADIENTS` (a training step:
+    forward, and backward to both feature maps), float16, bfloat16 (inference with cost volumes in
+    these), stages and precision.
     """
-    half, training = what in ("float16", "bfloat16"), what in ("unrolled", "checkpointed")
+    half, training = what in ("float16", "bfloat16"), what in GRADIENTS
     if not (half or training or what in ("naive", "operators", "kernels", "stages", "precision")):
         raise ValueError(f"nothing to measure is called {what}")
     if what == "precision":
