@@ -110,10 +110,9 @@ def prepare(
     for name, subject in cohort.subjects.items():
         if progress is not None:
             progress(f"subject {name}")
-        path = output / "records" / f"{name}.json"
         try:
             made_of = {"settings": asdict(settings), "sources": _fingerprints(subject)}
-            record = _read_record(path, made_of)
+            record = _read_record(_record_path(output, name), made_of)
             if record is not None and all(file.is_file() for file in prepared[name].files):
                 records[name] = record
                 skipped.append(name)
@@ -122,14 +121,7 @@ def prepare(
         except InputError as error:  # the others can be prepared all the same
             failed[name] = str(error)
             continue
-        # From here on the files are not all what the manifest of an earlier run says.
-        (output / NAME).unlink(missing_ok=True)
-        path.unlink(missing_ok=True)
-        for file in (path, *prepared[name].files):
-            file.parent.mkdir(parents=True, exist_ok=True)
-        records[name] = {**made_of, **_prepare_subject(*read, prepared[name], settings)}
-        with atomic_output(path) as temporary:
-            temporary.write_text(json.dumps(records[name]) + "\n")
+        records[name] = _write_subject(read, prepared[name], output, made_of, settings)
     if failed:
         raise InputError(_failure(failed, len(cohort.subjects)))
     labels = sorted({label for record in records.values() for label in record["labels"] or []})
@@ -164,9 +156,11 @@ def prepared_grid(
     return Grid.around(center_mm, shape, steps)
 
 
-def _read_subject(
-    subject: Subject, settings: Settings
-) -> tuple[Image, Image | None, np.ndarray | None]:
+# Image, labels and keypoints of a subject.
+_Read = tuple[Image, Image | None, np.ndarray | None]
+
+
+def _read_subject(subject: Subject, settings: Settings) -> _Read:
     """Image, scaled, labels and keypoints of one subject."""
     image = _scaled(read_image(subject.image, f"image of subject {subject.name}"), settings.window)
     labels = None if subject.labels is None else _read_labels(subject.labels, image.grid)
@@ -175,14 +169,25 @@ def _read_subject(
     return image, labels, read_keypoints(subject.keypoints, image.grid.shape)
 
 
-def _prepare_subject(
-    image: Image,
-    labels: Image | None,
-    points: np.ndarray | None,
-    target: Subject,
-    settings: Settings,
+def _write_subject(
+    read: _Read, target: Subject, output: Path, made_of: dict[str, Any], settings: Settings
 ) -> dict[str, Any]:
-    """Write the files of one subject; what is to be known of its labels."""
+    """Write the files of one subject, and last the record of them, which is returned."""
+    path = _record_path(output, target.name)
+    # From here on the files are not all what the manifest of an earlier run says.
+    (output / NAME).unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
+    for file in (path, *target.files):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    record = {**made_of, **_resample_subject(read, target, settings)}
+    with atomic_output(path) as temporary:
+        temporary.write_text(json.dumps(record) + "\n")
+    return record
+
+
+def _resample_subject(read: _Read, target: Subject, settings: Settings) -> dict[str, Any]:
+    """Write image, labels and keypoints; what is to be known of the labels."""
+    image, labels, points = read
     center = center_of_mass(image) if settings.center == "mass" else image.grid.center
     grid = prepared_grid(image.grid, settings.spacing_mm, settings.shape, center)
     write_nifti(target.image, resample(image, grid, antialias=True).data, grid.affine)
@@ -242,6 +247,10 @@ def _fingerprints(subject: Subject) -> dict[str, list[int]]:
         check_file(path, f"subject {subject.name}: {path}")
     stats = {str(path.resolve()): path.stat() for path in subject.files}
     return {path: [stat.st_size, stat.st_mtime_ns] for path, stat in stats.items()}
+
+
+def _record_path(output: Path, name: str) -> Path:
+    return output / "records" / f"{name}.json"
 
 
 def _read_record(path: Path, made_of: dict[str, Any]) -> dict[str, Any] | None:
