@@ -174,13 +174,18 @@ def test_every_image_of_a_folder_to_an_atlas(run, no_picture):
     for name in ("notes.txt", "._s2.nii.gz"):
         Path("images", name).touch()
     labels = ["--fixed-labels", "fixed_labels.nii.gz", "--moving-labels", "labels"]
-    code, _, err = run(*COHORT, "images/atlas.nii.gz", "images", *labels)
+    code, out, err = run(*COHORT, "images/atlas.nii.gz", "images", *labels)
     assert code == 0
+    counts = next(line for line in out.splitlines() if line.strip().startswith("cases"))
+    assert counts.split()[1:4] == ["1", "1", "1"] and counts.split()[-1] == "2"
+    spread = next(line for line in out.splitlines() if line.strip().startswith("std"))
+    assert spread.split()[1:4] == ["-", "-", "-"] and float(spread.split()[-1]) >= 0
     assert err == "voxelopt: warning: labels: no label map for s2.nii.gz, so no Dice there\n"
     rows = rows_of("out/results.csv")
     assert list(rows) == ["s2", "s10"]  # the atlas has nothing to be registered to
     assert rows["s2"]["moving"] == "images/s2.nii.gz" and rows["s2"]["dice"] == ""
     assert float(rows["s10"]["dice"]) > 0
+    assert 1 < float(rows["s2"]["nmi_before"]) < float(rows["s2"]["nmi"]) < 2
     assert run("register", *COHORT[1:-1], "one/", "fixed.nii.gz", "moving.nii.gz", *LABELS)[0] == 0
     warped = volume("one/WarpedLabels.nii.gz")
     assert np.array_equal(volume("out/s10/WarpedLabels.nii.gz"), warped)

@@ -80,7 +80,7 @@ def tables(folder: Path) -> None:
         ("--pairs long.csv -o out", "of 1 to 200 characters"),
         ("--pairs table.csv -o out", "case results.csv: a table of results has this name"),
         ("--pairs good.csv -o out.nii.gz", "not the name of an image"),
-        ("--pairs good.csv -o good.csv", "good.csv/a cannot be made: good.csv is a file"),
+        ("--pairs good.csv -o good.csv", "--output good.csv: expected a folder (out/) or"),
         ("--pairs results/results.csv -o results", "results/results.csv would be overwritten"),
         ("--pairs good.csv -o out --window 5 -5", "from low to high, got 5 -5"),
         ("--pairs good.csv -o out --spacing 0", "the working spacing must be a number above 0 mm"),

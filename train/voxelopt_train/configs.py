@@ -91,11 +91,18 @@ def _values(node: yaml.Node, known: dict[int, float]) -> float:
 
 
 def find_configs(arguments: Sequence[str], kind: str = "") -> list[str]:
-    """The arguments, with the path of the file where ``--config`` or ``-c`` has a name."""
-    found = list(arguments)
-    for i, argument in enumerate(arguments):
+    """The command and its arguments, with the path of the file where ``--config`` has a name.
+
+    The files come first, in their order: an option wins over them wherever it stands.
+    """
+    files: list[str] = []
+    others: list[str] = []
+    left = iter(arguments[1:])
+    for argument in left:
         if argument.startswith("--config="):
-            found[i] = f"--config={find_config(argument.removeprefix('--config='), kind)}"
-        elif argument in ("--config", "-c") and i + 1 < len(arguments):
-            found[i + 1] = str(find_config(arguments[i + 1], kind))
-    return found
+            files.append(f"--config={find_config(argument.removeprefix('--config='), kind)}")
+        elif argument in ("--config", "-c") and (name := next(left, None)) is not None:
+            files.append(f"--config={find_config(name, kind)}")
+        else:
+            others.append(argument)
+    return [*arguments[:1], *files, *others]

@@ -44,7 +44,7 @@ def split_prefix(prefix: str) -> tuple[Path, str]:
     An existing folder is taken as the folder, with or without the slash.
 
     Raises:
-        InputError: the prefix is the name of an image, as of a single result.
+        InputError: the prefix is the name of an image, as of a single result, or a file.
     """
     if is_nifti(prefix):
         raise InputError(
@@ -53,6 +53,11 @@ def split_prefix(prefix: str) -> tuple[Path, str]:
         )
     if prefix.endswith("/") or Path(prefix).is_dir():
         return Path(prefix), ""
+    if Path(prefix).is_file():
+        raise InputError(
+            f"--output {prefix}: expected a folder (out/) or the start of several file names, "
+            "not a file that is there"
+        )
     return Path(prefix).parent, Path(prefix).name
 
 

@@ -29,6 +29,8 @@ _MEASURES = {
     name: MEASURES[name] for name in ("dice_before", "dice", "hd95", "sd_log_jacobian", "folds")
 } | {
     "tre_mm": Display("TRE (mm)", 2),
+    "nmi_before": Display("NMI before", 3),
+    "nmi": Display("NMI", 3),
     "inverse_error_voxels": Display("inverse (voxels)", 3),
     "seconds": MEASURES["seconds"],
 }
@@ -49,6 +51,8 @@ class CaseResult:
         sd_log_jacobian: of the protocol, see `voxelopt_train.metrics`.
         folds: share of voxels with J <= 0, from 0 to 1.
         tre_mm: mean over landmarks after the registration.
+        nmi_before: normalised mutual information of the images, after any initial alignment.
+        nmi: the same after the registration.
         inverse_error_voxels: see `voxelopt_train.report.Report`.
         seconds: of features and layer, without reading, resampling and writing.
         error: a sentence, empty where nothing failed.
@@ -64,6 +68,8 @@ class CaseResult:
     sd_log_jacobian: float = math.nan
     folds: float = math.nan
     tre_mm: float = math.nan
+    nmi_before: float = math.nan
+    nmi: float = math.nan
     inverse_error_voxels: float = math.nan
     seconds: float = math.nan
     error: str = ""
@@ -76,6 +82,9 @@ class CaseResult:
             after = labels["registered"]
             numbers["dice_before"] = labels["before"]["mean_dice"]
             numbers |= {"dice": after["mean_dice"], "hd95": after["mean_hd95"]}
+        similarity = report.get("normalised_mutual_information", {})
+        numbers["nmi"] = similarity.get("registered")
+        numbers["nmi_before"] = similarity.get("aligned", similarity.get("before"))
         numbers["tre_mm"] = report.get("tre_mm", {}).get("registered", {}).get("mean")
         measured = {name: n for name, n in numbers.items() if n is not None}
         return cls(case, fixed, moving, "done", **measured)
@@ -136,11 +145,13 @@ class CohortResults:
 
     def _rows(self) -> list[list[str]]:
         summary = self.summary()
-        header, means, spread = [""], ["mean"], ["std"]
+        header, means, spread, counts = [""], ["mean"], ["std"], ["cases"]
         for name, statistics in summary.items():
             heading, digits, factor = _MEASURES[name]
             header.append(heading.format(unit=self._unit))
             means.append(f"{factor * statistics.mean:.{digits}f}")
-            spread.append(f"{factor * statistics.std:.{digits}f}")
-        several = any(statistics.pairs > 1 for statistics in summary.values())
-        return [header, means, spread] if several else [header, means]
+            several = statistics.pairs > 1
+            spread.append(f"{factor * statistics.std:.{digits}f}" if several else "-")
+            counts.append(str(statistics.pairs))
+        rows = [header, means, spread]
+        return [*rows, counts] if len(set(counts[1:])) > 1 else rows  # some have no labels

@@ -9,8 +9,10 @@ import sys
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import yaml
 from jsonargparse import Namespace
 from rich.console import Console
 
@@ -74,7 +76,7 @@ def ablations(iterations: Sequence[int]) -> dict[str, dict[str, Any]]:
 def _row_arguments(row: str) -> list[str]:
     """What Lightning's ``test`` needs to know for a recipe, or the folder of a training."""
     folder = Path(row)
-    if not folder.is_dir():
+    if row in config_names("training") or not folder.is_dir():
         config = find_config(row, "training")
         weights = _check_row(row, config).get("weights")
         if weights is not None and not Path(weights).is_file():
@@ -136,11 +138,12 @@ def _print_table(rows: Mapping[str, Sequence[str]], options: Namespace) -> None:
     data = _data_arguments(options.data)
     tables: dict[str, ResultTable] = {}
     writes = True
-    with _lightning_quiet():
+    with _lightning_quiet(), TemporaryDirectory() as temporary:
         for number, (name, arguments) in enumerate(rows.items()):
             print(f"{number + 1} of {len(rows)}: {name}", file=sys.stderr)
             folder = output / re.sub(r"[ /]+", "_", name)
-            cli = run_training(["test", *arguments, *data, "-o", str(folder), *_QUIET])
+            row = _without_data(arguments, Path(temporary) / f"{number}.yaml")
+            cli = run_training(["test", *row, *data, "-o", str(folder), *_QUIET])
             tables[name] = cli.model.table
             writes = cli.trainer.is_global_zero
     if not writes:
@@ -151,11 +154,22 @@ def _print_table(rows: Mapping[str, Sequence[str]], options: Namespace) -> None:
     print("wrote", *(output / f"comparison.{kind}" for kind in ("csv", "json", "md")), sep="\n  ")
 
 
+def _without_data(arguments: Sequence[str], path: Path) -> list[str]:
+    """The row without the data that it was trained on, which would mix with those of all rows."""
+    option, config, *others = arguments
+    settings = read_settings(Path(config), config)
+    settings.pop("data", None)
+    path.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+    return [option, str(path), *others]
+
+
 def _data_arguments(data: str) -> list[str]:
     """What Lightning's ``test`` needs to know of ``--data``; InputError before the first row."""
+    if data in config_names("training"):
+        return ["--config", data]
     if Path(data).is_dir():
         return ["--data", data]
-    if not Path(data).exists() and data not in config_names("training"):
+    if not Path(data).exists():
         raise InputError(
             f"--data {data}: there is no such file or folder; expected a prepared folder, a YAML "
             "file, phantom or abdomen_ct"
