@@ -306,7 +306,7 @@ def test_coarse_levels_may_have_a_dissimilarity_of_their_own(smooth_velocity):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"levels": 0}, "must be at least 1"),
+        ({"levels": 0}, "levels must be a whole number of at least 1, got 0"),
         ({"theta": ()}, "must be above 0"),
         ({"beta": 0}, "must be above 0"),
         ({"assignment": "fuzzy"}, "assignment must be one of"),
@@ -324,7 +324,7 @@ def test_coarse_levels_may_have_a_dissimilarity_of_their_own(smooth_velocity):
         ({"levels": 2.5}, "levels must be a whole number"),
         ({"filter_radius": 2.5}, "filter_radius must be a whole number from 1 to 100"),
         ({"probability_floor": 1.5}, "probability_floor must lie in"),
-        ({"refinements": -1}, "refinements and integration_steps at least 0"),
+        ({"refinements": -1}, "refinements must be a whole number of at least 0, got -1"),
         ({"dissimilarity": {"lncc": -1.0}}, "weights of dissimilarity must be numbers above 0"),
         ({"sigma_range": (0.5, 0.1)}, "sigma_range must go from low to high"),
         ({"learnable": "gamma"}, "'gamma' cannot be learned"),

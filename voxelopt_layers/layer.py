@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from voxelopt_layers import native
-from voxelopt_layers.arguments import check_inputs
+from voxelopt_layers.arguments import check_count, check_inputs
 from voxelopt_layers.assignment import Assignment
 from voxelopt_layers.autograd import without_autocast
 from voxelopt_layers.bounds import bounded, bounded_gradient
@@ -123,22 +123,15 @@ class VoxelOptLayer(nn.Module):
         cost_dtype: Literal["float16", "bfloat16"] | None = None,
     ) -> None:
         super().__init__()
-        counts: dict[str, object] = {  # whatever a YAML file says
-            "levels": levels,
-            "search_radius": search_radius,
-            "warps_per_level": warps_per_level,
-            "refinements": refinements,
-            "integration_steps": integration_steps,
-        }
-        for name, count in counts.items():
-            if not isinstance(count, int) or isinstance(count, bool):
-                raise ValueError(f"{name} must be a whole number, got {count!r}")
-        if min(levels, warps_per_level) < 1 or min(refinements, integration_steps) < 0:
-            raise ValueError(
-                "levels and warps_per_level must be at least 1, refinements and "
-                "integration_steps at least 0"
-            )
-        if not 1 <= search_radius <= 5:
+        for name, count, least in (
+            ("levels", levels, 1),
+            ("search_radius", search_radius, 1),
+            ("warps_per_level", warps_per_level, 1),
+            ("refinements", refinements, 0),
+            ("integration_steps", integration_steps, 0),
+        ):
+            check_count(count, name, least)
+        if search_radius > 5:
             raise ValueError(f"search_radius must be from 1 to 5 voxels, got {search_radius}")
         if cost_dtype not in (None, "float16", "bfloat16"):
             raise ValueError(

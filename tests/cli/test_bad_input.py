@@ -59,7 +59,8 @@ def test_bad_transform(refused, transform, expected):
     ("command", "expected"),
     [
         ("", "register,apply,convert"),
-        ("registr a b -o out/", "invalid choice: 'registr'"),
+        ("registr a b -o out/", "invalid choice: 'registr', choose from fit, validate, test,"),
+        ("fitt", "predict, register, apply, convert"),
         ("register", "arguments are required: -o/--output"),
         ("apply", "arguments are required: image, -r/--reference, -o/--output"),
         ("register --config empty.yaml", "--config empty.yaml: there are no settings in this file"),
@@ -99,7 +100,7 @@ def test_bad_transform(refused, transform, expected):
         ("demo --layer.levels", "expected one argument"),
         ("demo --layer.levels few", "--layer.levels: expected a whole number, got few"),
         ("demo --layer.levels 2.5", "--layer.levels: expected a whole number, got 2.5"),
-        ("demo --layer.levels 0", "levels and warps_per_level must be at least 1"),
+        ("demo --layer.levels 0", "levels must be a whole number of at least 1, got 0"),
         ("demo --layer.search_radius 9", "search_radius must be from 1 to 5 voxels, got 9"),
         ("demo --layer.alpha nan", "--layer.alpha: expected a number, got nan"),
         ("demo --layer.theta 5", "--layer.theta: expected a list, got 5"),

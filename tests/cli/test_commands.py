@@ -247,6 +247,21 @@ def test_a_config_of_ours_wins_over_a_file_of_its_name():
     assert find_config("ct").name == "ct.yaml" and find_config("./ct") == Path("ct")
 
 
+def test_an_option_wins_over_a_config_wherever_it_stands(run, no_picture):
+    Path("a.yaml").write_text("spacing: 12\njacobian: true\n")
+    Path("b.yaml").write_text("spacing: 14\n")
+    files = ["fixed.nii.gz", "moving.nii.gz", *QUICK[2:]]
+    for arguments, spacing in (
+        (["--spacing", "10", "-c", "a.yaml"], 10),
+        (["-c", "a.yaml", "--spacing", "10"], 10),
+        (["--config=a.yaml", "--config", "b.yaml"], 14),
+        (["--config", "b.yaml", "-o", "out/", "--config=a.yaml"], 12),
+    ):
+        assert run("register", *files, *arguments, "-o", "out/")[0] == 0
+        assert strict_json("out/Report.json")["working_grid"]["spacing_mm"] == [spacing] * 3
+        assert Path("out/Jacobian.nii.gz").is_file()
+
+
 def test_a_new_registration_leaves_nothing_of_an_older_one(run, no_picture):
     files = ["fixed.nii.gz", "moving.nii.gz", "-o", "out/", *QUICK]
     assert run("register", *files, "--inverse", "--initial", "center-of-mass")[0] == 0

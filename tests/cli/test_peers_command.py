@@ -316,7 +316,7 @@ def test_pairs_of_a_prepared_folder(run, tools):
         (["--vary", "speed=2"], '--vary "speed=2": the layer has no setting of this name'),
         (["--vary", "preset=best"], "expected null or one of intensity, paper, released"),
         (["--vary", "preset=no"], "expected null or one of intensity, paper, released"),
-        (["--vary", "refinements=-1"], "--vary: levels and warps_per_level must be at least 1"),
+        (["--vary", "refinements=-1"], "--vary: refinements must be a whole number of at least 0"),
         (["--vary", "refinements=two"], "--vary.refinements: expected a whole number, got two"),
         (["--vary", "upsampling_scale=2020-01-01"], "--vary.upsampling_scale: expected a number"),
         (["--vary", "filter_radius=2.5"], "--vary.filter_radius: expected a whole number"),

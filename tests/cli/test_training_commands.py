@@ -55,6 +55,7 @@ def test_from_masks_to_a_tested_registration(run):
 
     assert run("predict", *pairs, *weights, "--ckpt_path", "last")[0] == 0
     assert len(names("reg/warps")) == 2
+    Path("mind").mkdir()  # of other results: the recipe is meant
     code, out, err = run("compare", "mind", "reg", "--data", "tiny.yaml", "-o", "table")
     assert code == 0, err
     with Path("table/comparison.csv").open() as file:
@@ -66,6 +67,32 @@ def test_from_masks_to_a_tested_registration(run):
         assert name in out
     assert rows["mind"]["dice_before_mean"] == rows["reg"]["dice_before_mean"]
     assert rows["mind"]["dice_mean"] != rows["reg"]["dice_mean"]
+
+
+def test_a_comparison_takes_nothing_from_the_data_that_a_row_was_trained_on(run):
+    other = ["--data.init_args.seed", "7", "--data.init_args.predict_split", "train"]
+    config = ["--config", "pairs.yaml", "--config", "tiny.yaml", *QUIET]
+    assert run("fit", *config, *other, "-o", "run")[0] == 0
+    assert "seed: 7" in Path("run/config.yaml").read_text()
+    code, _, err = run("compare", "mind", "run", "--data", "tiny.yaml", "-o", "table")
+    assert code == 0, err
+    mind, trained = (strict_json(f"table/{row}/test.json") for row in ("mind", "run"))
+    assert mind["summary"]["dice_before"] == trained["summary"]["dice_before"]
+
+
+def test_a_prediction_leaves_what_it_would_make_again_and_nothing_else(run):
+    predict = ["predict", "--config", "mind", "--config", "tiny.yaml", "-o", "out", *QUIET]
+    assert run(*predict)[0] == 0
+    kept = contents(Path("out"))
+    assert len(names("out/warps")) == 2
+    assert run(*predict, "--data.init_args.batch_size", "2")[0] == 0
+    assert contents(Path("out")) == kept
+    for option in ("--data.init_args.seed=7", "--model.init_args.layer.init_args.levels=2"):
+        code, _, err = run(*predict, option)
+        assert code == 2 and "out/warps holds fields that were made with other settings" in err
+    assert contents(Path("out")) == kept
+    shutil.rmtree("out/warps")
+    assert run(*predict, option)[0] == 0 and len(names("out/warps")) == 2
 
 
 def test_ablation_changes_one_thing_at_a_time(run):
@@ -231,7 +258,7 @@ def test_ablations_cover_the_papers_second_table():
         ),
         (
             "test --config mind --config tiny.yaml --model.init_args.layer.init_args.levels 0",
-            "levels and warps_per_level must be at least 1",
+            "levels must be a whole number of at least 1",
         ),
         (
             "test --config segmentation_features --config tiny.yaml",

@@ -25,6 +25,7 @@ from voxelopt_layers import compose, jacobian_determinant
 from voxelopt_models import RawIntensity
 from voxelopt_train import InputError, alignment, register
 from voxelopt_train.errors import InputWarning
+from voxelopt_train.images import read_image
 from voxelopt_train.phantom import Pair, deformed_pair
 from voxelopt_train.report import make_report
 from voxelopt_train.resampling import resample
@@ -227,3 +228,22 @@ def test_slice_of_one_voxel_is_registered(pair):
     result = register(*sources(seen), window=WINDOW, **label_sources(seen))
     assert torch.isfinite(result.displacement).all()
     assert gain(result) > 0
+
+
+def test_a_result_warps_more_images_and_is_saved_as_by_the_command(tmp_path, pair, plain):
+    again = plain.warp(source(pair.moving))
+    assert torch.equal(again.data, plain.warped.data)
+    labels = plain.warp(source(pair.moving_labels), labels=True)
+    assert labels.grid is plain.fixed.grid and not labels.data.is_floating_point()
+    assert set(labels.data.unique().tolist()) <= set(pair.moving_labels.data.unique().tolist())
+    with pytest.raises(InputError, match="labels must be whole numbers"):
+        plain.warp(source(pair.moving), labels=True)
+    assert {path.name for path in plain.save(tmp_path / "new")} == {
+        "Warped.nii.gz", "WarpedLabels.nii.gz", "1Warp.nii.gz", "Report.json", "Report.png",
+    }  # fmt: skip
+    files = plain.save(f"{tmp_path}/a_", inverse=True)
+    assert tmp_path / "a_1InverseWarp.nii.gz" in files and all(p.is_file() for p in files)
+    written = read_image(tmp_path / "new" / "Warped.nii.gz", "warped")
+    assert torch.allclose(written.data, plain.warped.data)
+    with pytest.raises(InputError, match="the output folder"):
+        plain.save(files[0] / "below")

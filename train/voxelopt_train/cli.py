@@ -96,6 +96,10 @@ def _main(arguments: list[str], stop: Stop) -> int:
 def _in_terms_of_options(message: str) -> str:
     """What jsonargparse says, in one line, of options and values where it has keys and types."""
     message = " ".join(message.split())
+    if message.startswith("argument command: invalid choice"):
+        wrong, _, choices = message.partition(" (choose from ")
+        names = [*LIGHTNING_COMMANDS, choices.replace("'", "").rstrip(")")]
+        return f"{wrong}, choose from {', '.join(names)}"
     if message.startswith("the following arguments are required"):
         # (Before the dot is the command.)
         return re.sub(r"\b[a-z]+\.(\w+)", lambda key: _REQUIRED.get(key[1], key[1]), message)

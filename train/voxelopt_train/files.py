@@ -16,6 +16,15 @@ from voxelopt_train.errors import InputError
 from voxelopt_train.temporary import remove_abandoned, temporary_folder
 
 
+def stamp(file: Path) -> list[str | int] | None:
+    """Path, size and time of change in ns, by which another content is found out; None of none."""
+    try:
+        stat = file.stat()
+    except OSError:
+        return None
+    return [str(file.resolve()), stat.st_size, stat.st_mtime_ns]
+
+
 def check_writable(folder: Path) -> None:
     """Raise InputError unless files can be written to ``folder``, made if need be; makes nothing.
 

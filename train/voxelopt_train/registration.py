@@ -12,7 +12,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from numbers import Real
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -82,6 +83,52 @@ class Registration:
     def displacement(self) -> Tensor:
         """Displacement ``(1, 3, *shape)`` in voxels of the fixed grid, without ``initial``."""
         return mm_to_voxels(self.field.displacement_mm, self.field.grid)
+
+    def warp(self, image: ImageLike, *, labels: bool = False) -> Image:
+        """Another image of the moving subject, or a label map of it, on the fixed image's grid.
+
+        Args:
+            image: a NIfTI file, a nibabel image, or ``(array, affine)``, on a grid of its own.
+            labels: it is a label map: no values in between, and 0 outside.
+
+        Raises:
+            InputError: it cannot be used.
+        """
+        moved = read_image(image, "labels" if labels else "image", labels=labels)
+        fill = 0.0 if labels else float(moved.data.min())
+        mode: Literal["nearest", "linear"] = "nearest" if labels else "linear"
+        return resample(moved, self.fixed.grid, self.transforms, mode, fill)
+
+    def save(
+        self,
+        prefix: str | Path,
+        *,
+        inverse: bool = False,
+        entropy: bool = False,
+        jacobian: bool = False,
+    ) -> list[Path]:
+        """Write what `voxelopt register` writes: images, transforms, picture and numbers.
+
+        Args:
+            prefix: ``"out/"`` is a folder, as is any `Path`; ``"out/a_"`` the start of the names.
+            inverse: ``1InverseWarp.nii.gz`` too.
+            entropy: ``Entropy.nii.gz`` too.
+            jacobian: ``Jacobian.nii.gz`` and ``LogJacobian.nii.gz`` too.
+
+        Returns:
+            The files.
+
+        Raises:
+            InputError: they cannot be written; nothing is left behind.
+        """
+        # Both import this module, and plots take half a second.
+        from voxelopt_train.outputs import check_output, save
+        from voxelopt_train.report import make_report
+
+        start = f"{prefix}/" if isinstance(prefix, Path) else prefix
+        check_output(start)
+        report = make_report(self)
+        return save(self, start, report, inverse=inverse, entropy=entropy, jacobian=jacobian)
 
 
 def register(

@@ -18,6 +18,7 @@ from voxelopt_layers import VoxelOptLayer
 from voxelopt_train.alignment import ALIGNMENTS
 from voxelopt_train.cohort.cases import Case
 from voxelopt_train.errors import InputError, input_warnings_to, sentence
+from voxelopt_train.files import stamp
 from voxelopt_train.label_metrics import Protocol
 from voxelopt_train.points import read_landmarks
 from voxelopt_train.provenance import as_json, method_settings
@@ -55,17 +56,9 @@ def made_from(case: Case, settings: Settings) -> dict[str, Any]:
         files["initial"] = transform_file(initial)
     chosen = asdict(settings) | {"initial": initial}
     del chosen["device"]  # where it was made
-    stamps = {role: _stamp(Path(file)) for role, file in files.items()}
+    stamps = {role: stamp(Path(file)) for role, file in files.items()}
     made = {"voxelopt": voxelopt_layers.__version__, "inputs": stamps, "settings": chosen}
     return as_json(made)
-
-
-def _stamp(file: Path) -> list[str | int] | None:
-    try:
-        stat = file.stat()
-    except OSError:
-        return None
-    return [str(file.resolve()), stat.st_size, stat.st_mtime_ns]
 
 
 def is_complete(case: Case, settings: Settings, output: Path) -> bool:

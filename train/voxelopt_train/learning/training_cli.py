@@ -25,6 +25,7 @@ from voxelopt_train.data.manifest import read_manifest
 from voxelopt_train.errors import InputError
 from voxelopt_train.files import atomic_output, check_writable
 from voxelopt_train.learning.checkpoints import WholeCheckpoints
+from voxelopt_train.learning.predicted import check_predicted
 from voxelopt_train.learning.registration_module import NOTHING_TO_TRAIN
 from voxelopt_train.learning.writer_errors import told_once
 
@@ -140,6 +141,10 @@ class TrainingCLI(LightningCLI):
                     "this network is to be trained: give what it has learned, --ckpt_path "
                     "RUN/checkpoints/last.ckpt, or set trainable and learnable to false"
                 )
+            if self.subcommand == "predict":
+                config: Namespace = self.config[str(self.subcommand)]
+                settings = self._parser(self.subcommand).dump(config, skip_none=False)
+                check_predicted(folder, settings, str(last) if checkpoint == "last" else checkpoint)
             return
         if checkpoint is None and last.is_file():
             raise InputError(

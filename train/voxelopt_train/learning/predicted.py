@@ -1,0 +1,56 @@
+"""What a folder of warps was made from: `voxelopt predict` leaves those it would make again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from voxelopt_train.errors import InputError
+from voxelopt_train.files import atomic_output, stamp
+
+_RECORD = "warps.json"
+_HOW_IT_IS_READ = ("batch_size", "num_workers", "cache_rate")  # changes no field
+
+
+def check_predicted(folder: Path, settings: str, checkpoint: str | None) -> None:
+    """Note what the warps of a folder are made from, before the first of them.
+
+    Args:
+        folder: of the run; its fields lie in ``warps``.
+        settings: all of them, in YAML.
+        checkpoint: file of what the network has learned, or None.
+
+    Raises:
+        InputError: there are warps that are made from something else.
+    """
+    record, made = folder / _RECORD, _made_from(settings, checkpoint)
+    try:
+        known = json.loads(record.read_text())
+    except (OSError, ValueError):
+        known = None
+    if known == made:
+        return
+    if next((folder / "warps").glob("*"), None) is not None:
+        raise InputError(
+            f"{folder}/warps holds fields that were made with other settings, data or weights: "
+            "choose another -o, or remove them"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_output(record) as temporary:
+        temporary.write_text(json.dumps(made, indent=2) + "\n")
+
+
+def _made_from(settings: str, checkpoint: str | None) -> dict[str, Any]:
+    chosen = yaml.safe_load(settings)
+    data = (chosen.get("data") or {}).get("init_args") or {}
+    for name in _HOW_IT_IS_READ:
+        data.pop(name, None)
+    model = chosen.get("model") or {}
+    encoder = (model.get("init_args") or {}).get("encoder") or {}
+    files = {"checkpoint": checkpoint, "weights": (encoder.get("init_args") or {}).get("weights")}
+    stamps = {role: stamp(Path(file)) for role, file in files.items() if file}
+    made = {"model": model, "data": chosen.get("data"), "seed": chosen.get("seed_everything")}
+    return json.loads(json.dumps({**made, **stamps}))
