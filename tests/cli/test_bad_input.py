@@ -96,7 +96,7 @@ def test_bad_transform(refused, transform, expected):
         ("demo --device cuda:99", "device cuda:99: no such device"),
         ("demo --seed one", "--seed: expected a whole number, got one"),
         ("demo --preset best", "invalid choice: 'best' (choose from"),
-        ("demo --layer.speed 3", "does not accept option 'speed'"),
+        ("demo --layer.speed 3", "--layer: the layer has no speed, it has levels, search_radius,"),
         ("demo --layer.levels", "expected one argument"),
         ("demo --layer.levels few", "--layer.levels: expected a whole number, got few"),
         ("demo --layer.levels 2.5", "--layer.levels: expected a whole number, got 2.5"),

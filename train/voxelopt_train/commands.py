@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
+from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
 
@@ -199,8 +200,12 @@ def checked_settings(settings: Mapping[str, Any], option: str) -> Namespace:
 
     Raises:
         ArgumentError: a value is of another type; its key is named as one of ``option``.
-        InputError: a value is out of its range.
+        InputError: there is no such key, or a value is out of its range.
     """
+    keys = list(signature(VoxelOptLayer).parameters)
+    for key in settings:
+        if key not in keys:
+            raise InputError(f"--{option}: the layer has no {key}, it has {', '.join(keys)}")
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(VoxelOptLayer, option)
     parsed = parser.parse_object({option: dict(settings)})[option]
