@@ -46,7 +46,7 @@ OLDER = {
     "convert": ["c.h5"],
     "report": ["r.html"],
     "prepare": ["images/moving.nii.gz"],
-    "predict": ["warps/phantom4_phantom5_1Warp.nii.gz"],
+    "predict": ["notes.txt"],
     "test": ["test.csv", "test.json", "test.md"],
     "fit": ["notes.txt"],
 }

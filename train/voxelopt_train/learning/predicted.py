@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from lightning import Callback, LightningModule, Trainer
 
 from voxelopt_train.errors import InputError
 from voxelopt_train.files import atomic_output, stamp
@@ -15,8 +16,8 @@ _RECORD = "warps.json"
 _HOW_IT_IS_READ = ("batch_size", "num_workers", "cache_rate")  # changes no field
 
 
-def check_predicted(folder: Path, settings: str, checkpoint: str | None) -> None:
-    """Note what the warps of a folder are made from, before the first of them.
+class PredictedFrom(Callback):
+    """Notes what the warps of a folder are made from as the first of them is to be made.
 
     Args:
         folder: of the run; its fields lie in ``warps``.
@@ -26,21 +27,34 @@ def check_predicted(folder: Path, settings: str, checkpoint: str | None) -> None
     Raises:
         InputError: there are warps that are made from something else.
     """
-    record, made = folder / _RECORD, _made_from(settings, checkpoint)
-    try:
-        known = json.loads(record.read_text())
-    except (OSError, ValueError):
-        known = None
-    if known == made:
-        return
-    if next((folder / "warps").glob("*"), None) is not None:
-        raise InputError(
-            f"{folder}/warps holds fields that were made with other settings, data or weights: "
-            "choose another -o, or remove them"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    with atomic_output(record) as temporary:
-        temporary.write_text(json.dumps(made, indent=2) + "\n")
+
+    def __init__(self, folder: Path, settings: str, checkpoint: str | None) -> None:
+        self._record, self._made = folder / _RECORD, _made_from(settings, checkpoint)
+        try:
+            self._noted = json.loads(self._record.read_text()) == self._made
+        except (OSError, ValueError):
+            self._noted = False
+        if not self._noted and next((folder / "warps").glob("*"), None) is not None:
+            raise InputError(
+                f"{folder}/warps holds fields that were made with other settings, data or weights: "
+                "choose another -o, or remove them"
+            )
+
+    def on_predict_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """By now the data are known to be good. All processes write the same."""
+        if self._noted:
+            return
+        self._record.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_output(self._record) as temporary:
+            temporary.write_text(json.dumps(self._made, indent=2) + "\n")
+        self._noted = True
 
 
 def _made_from(settings: str, checkpoint: str | None) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
-from lightning import LightningDataModule, LightningModule, Trainer
+from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -25,7 +25,7 @@ from voxelopt_train.data.manifest import read_manifest
 from voxelopt_train.errors import InputError
 from voxelopt_train.files import atomic_output, check_writable
 from voxelopt_train.learning.checkpoints import WholeCheckpoints
-from voxelopt_train.learning.predicted import check_predicted
+from voxelopt_train.learning.predicted import PredictedFrom
 from voxelopt_train.learning.registration_module import NOTHING_TO_TRAIN
 from voxelopt_train.learning.writer_errors import told_once
 
@@ -103,7 +103,7 @@ class TrainingCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         folder = Path(str(self._get(self.config_init, "output")))
         check_writable(folder)
-        self._check_run(folder)
+        callbacks = self._check_run(folder)
         kwargs["default_root_dir"] = str(folder)
         fitting = self.subcommand == "fit"
         if self._get(self.config_init, "trainer")["log_every_n_steps"] is None:
@@ -119,14 +119,17 @@ class TrainingCLI(LightningCLI):
             enable_version_counter=False,
             save_on_train_epoch_end=True,  # also where not every epoch is validated
         )
-        self.trainer_defaults: dict[str, Any] = {"callbacks": [last]}
+        self.trainer_defaults: dict[str, Any] = {"callbacks": [last, *callbacks]}
         trainer = super().instantiate_trainer(**kwargs)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # not one that was asked for
             trainer.strategy.checkpoint_io = WholeCheckpoints()
         return trainer
 
-    def _check_run(self, folder: Path) -> None:
-        """Raise InputError before anything of an earlier training is replaced or confused."""
+    def _check_run(self, folder: Path) -> list[Callback]:
+        """Raise InputError before anything of an earlier run is replaced or confused.
+
+        Returns what the run has to do for later ones to be checked.
+        """
         last = folder / "checkpoints" / "last.ckpt"
         checkpoint = self._get(self.config_init, "ckpt_path")
         if checkpoint == "last" and not last.is_file():
@@ -141,11 +144,12 @@ class TrainingCLI(LightningCLI):
                     "this network is to be trained: give what it has learned, --ckpt_path "
                     "RUN/checkpoints/last.ckpt, or set trainable and learnable to false"
                 )
-            if self.subcommand == "predict":
-                config: Namespace = self.config[str(self.subcommand)]
-                settings = self._parser(self.subcommand).dump(config, skip_none=False)
-                check_predicted(folder, settings, str(last) if checkpoint == "last" else checkpoint)
-            return
+            if self.subcommand != "predict":
+                return []
+            config: Namespace = self.config[str(self.subcommand)]
+            settings = self._parser(self.subcommand).dump(config, skip_none=False)
+            weights = str(last) if checkpoint == "last" else checkpoint
+            return [PredictedFrom(folder, settings, weights)]
         if checkpoint is None and last.is_file():
             raise InputError(
                 f"{folder} holds a training already: go on with it (--ckpt_path last), or choose "
@@ -153,6 +157,7 @@ class TrainingCLI(LightningCLI):
             )
         if not trained:
             raise InputError(NOTHING_TO_TRAIN)
+        return []
 
     def after_fit(self) -> None:
         if (Path(self.trainer.default_root_dir) / "checkpoints" / "last.ckpt").is_file():
