@@ -32,7 +32,7 @@ from voxelopt_layers.message_passing import (
 from voxelopt_layers.refinement import elastic_velocity, own_slope, subvoxel_step
 
 GradientMode = Literal["unrolled", "checkpointed", "truncated"]
-GRADIENTS = get_args(GradientMode)
+GRADIENTS: tuple[str, ...] = get_args(GradientMode)
 _WIDEST = 100
 _checkpoint: Any = torch.utils.checkpoint  # whose functions have no types
 LEARNABLE = ("theta", "beta", "alpha", "temperature")

@@ -20,7 +20,7 @@ from cohorts import COHORT, pairs, write_table
 from command_line import ALWAYS, names, sentence
 from test_cohort import rows_of, times
 from voxelopt_train.cohort import one_case, registration, workers
-from voxelopt_train.registration import Registration
+from voxelopt_train.registered import Registration
 
 TABLES = {"results.csv", "results.json", "results.md"}
 IN_USE = (

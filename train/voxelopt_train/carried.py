@@ -14,7 +14,8 @@ from torch import Tensor
 from voxelopt_train.errors import InputError
 from voxelopt_train.grids import Grid
 from voxelopt_train.images import Image
-from voxelopt_train.registration import Registration, register
+from voxelopt_train.registered import Registration
+from voxelopt_train.registration import register
 from voxelopt_train.resampling import resample
 
 Channels = tuple[Tensor, np.ndarray]  # (C, *spatial), and its affine (4, 4) in RAS mm

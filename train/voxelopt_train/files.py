@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import stat
@@ -14,6 +15,15 @@ from typing import Any
 
 from voxelopt_train.errors import InputError
 from voxelopt_train.temporary import remove_abandoned, temporary_folder
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """What a JSON file of ours says; nothing where there is none that can be read."""
+    try:
+        record = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
 
 
 def stamp(file: Path) -> list[str | int] | None:

@@ -15,7 +15,7 @@ from voxelopt_train.metrics import log_jacobian
 from voxelopt_train.nifti_names import is_nifti
 from voxelopt_train.picture import registration_picture
 from voxelopt_train.provenance import input_paths
-from voxelopt_train.registration import Registration
+from voxelopt_train.registered import Registration
 from voxelopt_train.report import Report
 from voxelopt_train.transforms import (
     check_right_angles,

@@ -20,7 +20,7 @@ from voxelopt_train.metrics import (
     sd_log_jacobian_strict,
 )
 from voxelopt_train.points import LandmarkPair
-from voxelopt_train.registration import Registration
+from voxelopt_train.registered import Registration
 from voxelopt_train.similarity import normalised_mutual_information
 from voxelopt_train.transforms import Transform, mm_to_voxels, voxels_to_mm
 

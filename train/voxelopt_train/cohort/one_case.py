@@ -6,7 +6,6 @@ settings. Results move to their folder together, that file last.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from inspect import signature
@@ -18,7 +17,7 @@ from voxelopt_layers import VoxelOptLayer
 from voxelopt_train.alignment import ALIGNMENTS
 from voxelopt_train.cohort.cases import Case
 from voxelopt_train.errors import InputError, input_warnings_to, sentence
-from voxelopt_train.files import stamp
+from voxelopt_train.files import read_record, stamp
 from voxelopt_train.label_metrics import Protocol
 from voxelopt_train.points import read_landmarks
 from voxelopt_train.provenance import as_json, method_settings
@@ -68,11 +67,7 @@ def is_complete(case: Case, settings: Settings, output: Path) -> bool:
 
 def kept_report(folder: Path) -> dict[str, Any]:
     """The report of a case that is complete; empty where there is none that can be read."""
-    try:
-        report = json.loads((folder / REPORT).read_text())
-    except (OSError, ValueError):
-        return {}
-    return report if isinstance(report, dict) else {}
+    return read_record(folder / REPORT)
 
 
 class Outcome(NamedTuple):

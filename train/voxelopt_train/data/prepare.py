@@ -18,7 +18,7 @@ from voxelopt_train.data.keypoints import read_keypoints, write_keypoints
 from voxelopt_train.data.manifest import NAME, Manifest, write_manifest
 from voxelopt_train.data.subjects import Cohort, Subject
 from voxelopt_train.errors import InputError
-from voxelopt_train.files import atomic_output, check_kept, check_writable
+from voxelopt_train.files import atomic_output, check_kept, check_writable, read_record
 from voxelopt_train.grids import Grid
 from voxelopt_train.images import Image, read_image, write_nifti
 from voxelopt_train.input_files import check_file
@@ -255,10 +255,7 @@ def _record_path(output: Path, name: str) -> Path:
 
 def _read_record(path: Path, made_of: dict[str, Any]) -> dict[str, Any] | None:
     """What was noted of a subject that is complete and made of the same; else None."""
-    try:
-        record = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
+    record = read_record(path)
     same = all(record.get(key) == json.loads(json.dumps(made_of[key])) for key in made_of)
     return record if same else None
 

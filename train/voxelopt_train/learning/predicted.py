@@ -10,7 +10,8 @@ import yaml
 from lightning import Callback, LightningModule, Trainer
 
 from voxelopt_train.errors import InputError
-from voxelopt_train.files import atomic_output, stamp
+from voxelopt_train.files import atomic_output, read_record, stamp
+from voxelopt_train.provenance import as_json
 
 _RECORD = "warps.json"
 _HOW_IT_IS_READ = ("batch_size", "num_workers", "cache_rate")  # changes no field
@@ -30,10 +31,7 @@ class PredictedFrom(Callback):
 
     def __init__(self, folder: Path, settings: str, checkpoint: str | None) -> None:
         self._record, self._made = folder / _RECORD, _made_from(settings, checkpoint)
-        try:
-            self._noted = json.loads(self._record.read_text()) == self._made
-        except (OSError, ValueError):
-            self._noted = False
+        self._noted = read_record(self._record) == self._made
         if not self._noted and next((folder / "warps").glob("*"), None) is not None:
             raise InputError(
                 f"{folder}/warps holds fields that were made with other settings, data or weights: "
@@ -67,4 +65,4 @@ def _made_from(settings: str, checkpoint: str | None) -> dict[str, Any]:
     files = {"checkpoint": checkpoint, "weights": (encoder.get("init_args") or {}).get("weights")}
     stamps = {role: stamp(Path(file)) for role, file in files.items() if file}
     made = {"model": model, "data": chosen.get("data"), "seed": chosen.get("seed_everything")}
-    return json.loads(json.dumps({**made, **stamps}))
+    return as_json({**made, **stamps})

@@ -103,7 +103,7 @@ class TrainingCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         folder = Path(str(self._get(self.config_init, "output")))
         check_writable(folder)
-        callbacks = self._check_run(folder)
+        self._check_run(folder)
         kwargs["default_root_dir"] = str(folder)
         fitting = self.subcommand == "fit"
         if self._get(self.config_init, "trainer")["log_every_n_steps"] is None:
@@ -119,17 +119,25 @@ class TrainingCLI(LightningCLI):
             enable_version_counter=False,
             save_on_train_epoch_end=True,  # also where not every epoch is validated
         )
-        self.trainer_defaults: dict[str, Any] = {"callbacks": [last, *callbacks]}
+        self.trainer_defaults: dict[str, Any] = {"callbacks": [last, *self._of_prediction(folder)]}
         trainer = super().instantiate_trainer(**kwargs)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # not one that was asked for
             trainer.strategy.checkpoint_io = WholeCheckpoints()
         return trainer
 
-    def _check_run(self, folder: Path) -> list[Callback]:
-        """Raise InputError before anything of an earlier run is replaced or confused.
+    def _of_prediction(self, folder: Path) -> list[Callback]:
+        """What notes of a prediction what it is made from; InputError where that was another."""
+        if self.subcommand != "predict":
+            return []
+        config: Namespace = self.config[str(self.subcommand)]
+        settings = self._parser(self.subcommand).dump(config, skip_none=False)
+        checkpoint = self._get(self.config_init, "ckpt_path")
+        if checkpoint == "last":
+            checkpoint = str(folder / "checkpoints" / "last.ckpt")
+        return [PredictedFrom(folder, settings, checkpoint)]
 
-        Returns what the run has to do for later ones to be checked.
-        """
+    def _check_run(self, folder: Path) -> None:
+        """Raise InputError before anything of an earlier training is replaced or confused."""
         last = folder / "checkpoints" / "last.ckpt"
         checkpoint = self._get(self.config_init, "ckpt_path")
         if checkpoint == "last" and not last.is_file():
@@ -144,12 +152,7 @@ class TrainingCLI(LightningCLI):
                     "this network is to be trained: give what it has learned, --ckpt_path "
                     "RUN/checkpoints/last.ckpt, or set trainable and learnable to false"
                 )
-            if self.subcommand != "predict":
-                return []
-            config: Namespace = self.config[str(self.subcommand)]
-            settings = self._parser(self.subcommand).dump(config, skip_none=False)
-            weights = str(last) if checkpoint == "last" else checkpoint
-            return [PredictedFrom(folder, settings, weights)]
+            return
         if checkpoint is None and last.is_file():
             raise InputError(
                 f"{folder} holds a training already: go on with it (--ckpt_path last), or choose "
@@ -157,7 +160,6 @@ class TrainingCLI(LightningCLI):
             )
         if not trained:
             raise InputError(NOTHING_TO_TRAIN)
-        return []
 
     def after_fit(self) -> None:
         if (Path(self.trainer.default_root_dir) / "checkpoints" / "last.ckpt").is_file():
