@@ -7,6 +7,7 @@ import contextlib
 import pytest
 import torch
 
+from kernels import needs_kernels
 from memory import TrackMemory
 from textures import pair, texture
 from voxelopt_layers import VoxelOptLayer, cost_volume, native
@@ -53,7 +54,7 @@ def test_displacement_and_gradients_stay_close(dtype, options, smooth_velocity):
     assert cosine > (0.95 if options.get("assignment") == "straight_through" else 0.98)
 
 
-@pytest.mark.skipif(not native.available(), reason="no C++ compiler here")
+@needs_kernels
 @halves
 def test_the_largest_tensor_is_halved(dtype):
     features = [texture(SHAPE, 2) for _ in range(2)]

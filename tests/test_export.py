@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch._dynamo.exc import UserError
 from torch.export import Dim, ExportedProgram
 
+from kernels import needs_kernels
 from textures import texture
 from voxelopt_layers import (
     VoxelOptLayer,
@@ -27,7 +28,6 @@ SHAPES = [(12, 10, 14), (20, 18)]
 pytestmark = pytest.mark.skipif(
     torch.__version__ < "2.9", reason="the graphs of older PyTorch do not hold the layer"
 )
-needs_kernels = pytest.mark.skipif(not native.available(), reason="no C++ compiler here")
 
 
 def images(shape: tuple[int, ...], channels: int = 1, batch: int = 1) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ import gc
 import pytest
 import torch
 
+from kernels import needs_kernels
 from memory import TrackMemory
 from textures import pair, texture
 from voxelopt_layers import VoxelOptLayer, native
@@ -111,7 +112,7 @@ def test_inference_holds_nothing_larger_than_the_cost_volume():
         assert memory.peak < (2.5 * 27 + 4 * channels) * voxel_bytes
 
 
-@pytest.mark.skipif(not native.available(), reason="no C++ compiler here")
+@needs_kernels
 @pytest.mark.parametrize("adaptive", [True, False])
 def test_no_cost_volume_outlives_the_backward_pass(adaptive):
     fixed, moving = texture((9, 10, 11), 2), texture((9, 10, 11), 2)

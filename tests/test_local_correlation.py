@@ -7,6 +7,7 @@ import itertools
 import pytest
 import torch
 
+from kernels import needs_kernels
 from voxelopt_layers import cost_volume, native
 from voxelopt_layers.local_correlation import LEAST_VARIANCE
 from voxelopt_layers.offsets import search_offsets, star_offsets
@@ -69,7 +70,7 @@ def test_several_dissimilarities_add_up(shape, kernels):
     torch.testing.assert_close(both, 2 * parts[0] + 0.5 * parts[1] + parts[2])
 
 
-@pytest.mark.skipif(not native.available(), reason="no C++ compiler here")
+@needs_kernels
 @pytest.mark.parametrize("shape", SHAPES)
 @borders
 @pytest.mark.parametrize(("radius", "star"), [(1, False), (2, False), (1, True)])

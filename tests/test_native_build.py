@@ -12,10 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from voxelopt_layers import native
+from kernels import needs_kernels
 from voxelopt_layers.native import build, libraries
-
-needs_kernels = pytest.mark.skipif(not native.available(), reason="no C++ compiler here")
 
 
 @pytest.mark.parametrize("how", ["none", "broken"])

@@ -34,7 +34,7 @@ fit() { # recipe, epochs, further options
         --trainer.max_epochs "$2" --trainer.precision "${PRECISION:-32-true}" \
         -o "$out/$1" "${resume[@]}" "${@:3}"
 }
-fit segmentation 26 "${small[@]}"
+fit segmentation 48 "${small[@]}"
 fit unsupervised 2 "${features[@]}"
 fit semi_supervised 2 "${features[@]}"
 

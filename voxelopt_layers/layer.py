@@ -243,7 +243,8 @@ class VoxelOptLayer(nn.Module):
             shapes = pyramid_shapes(fixed.shape[2:], self.levels)
             pyramids = [
                 feature_pyramid(
-                    bounded_gradient(bounded(x).to(dtype), self.cost_dtype),
+                    # Networks may hand on channels last; all here goes volume by volume.
+                    bounded_gradient(bounded(x).to(dtype), self.cost_dtype).contiguous(),
                     None if mask is None else mask.to(dtype),
                     shapes,
                     self.align_corners,

@@ -249,8 +249,8 @@ def _as_labels(array: np.ndarray, name: str) -> np.ndarray:
     return np.array(array, dtype=np.int32, order="C")
 
 
-def _smallest(integers: np.ndarray) -> np.dtype:
-    """As label maps are mostly kept, and every program reads."""
+def smallest_integer(integers: np.ndarray) -> np.dtype:
+    """The smallest of uint8, int16 and int32 that holds all, which every program reads."""
     low, high = int(integers.min(initial=0)), int(integers.max(initial=0))
     kinds = (np.dtype(name) for name in ("uint8", "int16", "int32"))
     return next(k for k in kinds if np.iinfo(k).min <= low and high <= np.iinfo(k).max)
@@ -282,7 +282,7 @@ def write_nifti(
     """
     check_nifti_name(path, f"{path} cannot be written")
     data = array.detach().cpu().numpy() if isinstance(array, Tensor) else array
-    kind = np.dtype(np.float32) if data.dtype.kind == "f" else _smallest(data)
+    kind = np.dtype(np.float32) if data.dtype.kind == "f" else smallest_integer(data)
     data = data.astype(kind, copy=False)
     volume = Nifti1Image(data, affine)
     volume.set_qform(affine, code="scanner")

@@ -11,6 +11,7 @@ from monai.data.meta_tensor import MetaTensor
 from monai.transforms.compose import Compose
 from monai.transforms.intensity.dictionary import (
     RandAdjustContrastd,
+    RandBiasFieldd,
     RandGaussianNoised,
     RandScaleIntensityd,
     RandShiftIntensityd,
@@ -27,9 +28,9 @@ _KEYS = ("image", "labels")
 def choose_augmentation(choice: AugmentationChoice, spacing_mm: float) -> Augmentation | None:
     """The transform of ``{"image", "labels"}`` that a name stands for, or a function as it is.
 
-    ``"mild"`` changes pose, size and brightness a little; ``"strong"`` more, with contrast, noise
-    and elastic deformation, for networks that see few subjects. Both move and deform by the same
-    millimetres whatever the voxels' edge ``spacing_mm``.
+    ``"mild"`` changes pose, size and brightness a little; ``"strong"`` more, with contrast, noise,
+    uneven brightness and elastic deformation, for networks that see few subjects. Both move and
+    deform by the same millimetres whatever the voxels' edge ``spacing_mm``.
 
     Raises:
         ValueError: another name.
@@ -83,6 +84,8 @@ def _strong(spacing_mm: float) -> Augmentation:
                 allow_missing_keys=True,
             ),
             RandAdjustContrastd("image", prob=0.7, gamma=(0.6, 1.6)),
+            # Brightness that drifts across the image by a fifth, as MR's coils leave it.
+            RandBiasFieldd("image", prob=0.5, degree=3, coeff_range=(-0.2, 0.2)),
             RandGaussianNoised("image", prob=0.5, std=0.05),
             RandShiftIntensityd("image", offsets=0.05, prob=0.5),
         ]

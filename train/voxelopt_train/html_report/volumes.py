@@ -22,7 +22,7 @@ from voxelopt_layers import jacobian_determinant
 from voxelopt_train.errors import InputError
 from voxelopt_train.grids import Grid
 from voxelopt_train.html_report.results import Results
-from voxelopt_train.images import Image
+from voxelopt_train.images import Image, smallest_integer
 from voxelopt_train.picture import body_box
 from voxelopt_train.resampling import resample
 from voxelopt_train.transforms import (
@@ -155,9 +155,7 @@ def _add_labels(
         if image is None:
             continue
         values = resample(image, volumes.grid, transforms, mode="nearest").data.numpy()
-        largest = max(int(values.max()), 0)
-        kind = np.uint8 if largest < 256 else np.uint16 if largest < 65536 else np.int32
-        volumes.add(name, values.astype(kind))
+        volumes.add(name, values.astype(smallest_integer(values)))
 
 
 def _add_field(volumes: Volumes, results: Results, warped: Image) -> None:

@@ -16,6 +16,7 @@ from voxelopt_models import RegistrationNet
 from voxelopt_train.errors import InputError
 from voxelopt_train.label_metrics import Protocol
 from voxelopt_train.learning.evaluation import PairEvaluation
+from voxelopt_train.learning.layouts import suit_convolutions
 from voxelopt_train.learning.lookups import (
     both_have,
     data_labels,
@@ -119,6 +120,9 @@ class RegistrationModule(lightning.LightningModule):
         if not trained:
             raise InputError(NOTHING_TO_TRAIN)
         return torch.optim.Adam(groups)
+
+    def on_fit_start(self) -> None:
+        suit_convolutions(self)
 
     def on_train_start(self) -> None:
         # A training that goes on may be given other rates than the checkpoint's.

@@ -13,6 +13,7 @@ from torchmetrics.segmentation import DiceScore
 
 from voxelopt_models import FeatureEncoder
 from voxelopt_train.errors import InputError
+from voxelopt_train.learning.layouts import suit_convolutions
 from voxelopt_train.learning.lookups import both_have, data_labels, training_steps
 
 
@@ -50,6 +51,9 @@ class SegmentationModule(lightning.LightningModule):
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, cosine)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_fit_start(self) -> None:
+        suit_convolutions(self)
 
     def on_train_start(self) -> None:
         # A training that goes on may be given another rate than the checkpoint's.

@@ -2,7 +2,7 @@
 // Volumes of the page and what is made of them: no element of the page is touched here but the
 // script elements that hold the data. Volumes have the first axis fastest.
 
-const ARRAYS = { uint8: Uint8Array, uint16: Uint16Array, int16: Int16Array, int32: Int32Array };
+const ARRAYS = { uint8: Uint8Array, int16: Int16Array, int32: Int32Array };
 
 async function unpack(id, type) {
   const text = atob(document.getElementById(id).textContent);
