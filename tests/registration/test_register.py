@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -116,6 +118,20 @@ def test_images_that_hardly_overlap_are_told_of(pair):
         result = register(source(pair.fixed), source(beside), spacing_mm=24.0)
     line = repr(result)
     assert "fixed image" in line and "moving image" in line and len(line) < 200
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_a_label_map_in_place_of_an_image_is_told_of(pair, side):
+    images = [pair.fixed, pair.moving]
+    images[side] = pair.moving_labels
+    with pytest.warns(InputWarning, match="a few whole numbers alone.*intensities: is it"):
+        register(*map(source, images), spacing_mm=24.0)
+
+
+def test_two_label_maps_are_registered_as_they_are(pair):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", InputWarning)
+        register(source(pair.fixed_labels), source(pair.moving_labels), spacing_mm=24.0)
 
 
 def test_center_of_mass_brings_distant_images_together(pair):

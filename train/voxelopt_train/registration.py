@@ -9,12 +9,9 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
-from numbers import Real
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -24,8 +21,8 @@ from voxelopt_layers.presets import PRESETS
 from voxelopt_models import MINDSSC, RawIntensity, RegistrationNet
 from voxelopt_train.alignment import initial_alignment
 from voxelopt_train.devices import torch_device
-from voxelopt_train.errors import InputError, warn_once
-from voxelopt_train.grids import Grid, shared_part, working_grid
+from voxelopt_train.errors import InputError
+from voxelopt_train.grids import Grid, working_grid
 from voxelopt_train.images import Image, ImageLike, read_image
 from voxelopt_train.label_maps import (
     read_label_pair,
@@ -33,6 +30,14 @@ from voxelopt_train.label_maps import (
     warp_label_maps,
 )
 from voxelopt_train.memory_estimate import check_memory
+from voxelopt_train.pair_checks import (
+    check_kinds,
+    check_masks,
+    check_overlap,
+    check_pair,
+    check_window,
+    cut_off,
+)
 from voxelopt_train.registered import Registration
 from voxelopt_train.resampling import resample
 from voxelopt_train.transforms import (
@@ -45,7 +50,6 @@ from voxelopt_train.transforms import (
 # What is matched, and the settings that measured best with it: a preset, or the layer's defaults.
 ENCODERS: dict[str, str | None] = {"raw": "intensity", "mind": None}
 _CHANNELS = {"raw": 1, "mind": 12}
-_LITTLE = 0.3  # of a field of view, below which two headers hardly speak of the same place
 
 
 def register(
@@ -103,6 +107,7 @@ def register(
     fixed_image, moving_image = read_image(fixed, "fixed image"), read_image(moving, "moving image")
     matched = cut_off(fixed_image, window), cut_off(moving_image, window)
     check_pair(*matched, window)
+    check_kinds(fixed_image, moving_image)
     seen = [
         read_mask(mask, f"{role} mask", image)
         for mask, role, image in (
@@ -122,12 +127,12 @@ def register(
     report("initial alignment")
     alignment = initial_alignment(fixed_image, moving_image, initial)
     before = [] if alignment is None else [alignment]
-    _check_overlap(fixed_image, moving_image, alignment)
+    check_overlap(fixed_image, moving_image, alignment)
     background = float(moving_image.data.min())
 
     report("features")
     images, masks = _on_working_grid(matched, seen, before, grid, device)
-    _check_masks(masks)
+    check_masks(masks)
     start = time.perf_counter()
     u, inverse, entropy = _solve(net, images, masks, report)
     seconds = time.perf_counter() - start
@@ -225,57 +230,3 @@ def _encoder(encoder: nn.Module | str, window: tuple[float, float] | None) -> nn
         return RawIntensity(window=window)
     known = ", ".join(ENCODERS)
     raise InputError(f"encoder must be one of {known}, or a module as MINDSSC(), got {encoder!r}")
-
-
-def cut_off(image: Image, window: tuple[float, float] | None) -> Image:
-    """The image with its intensities within the window, all of them if there is none."""
-    # On the image's own grid: resampled first, what lies far outside would bleed into the window.
-    return image if window is None else replace(image, data=image.data.clamp(*window))
-
-
-def check_window(window: tuple[float, float] | None) -> None:
-    """Raise InputError for a window that leaves nothing of any image."""
-    if window is None:
-        return
-    bounds = tuple(window) if isinstance(window, Iterable) else ()
-    if len(bounds) != 2 or not all(isinstance(bound, Real) for bound in bounds):
-        raise InputError(f"the window must be two numbers, low and high, got {window!r}")
-    if not bounds[0] < bounds[1]:
-        raise InputError(f"the window must go from low to high, got {bounds[0]:g} {bounds[1]:g}")
-
-
-def check_pair(fixed: Image, moving: Image, window: tuple[float, float] | None) -> None:
-    """Raise InputError for what can be read and yet has nothing to register."""
-    for image in (fixed, moving):
-        if image.data.min() == image.data.max():
-            place = "" if window is None else f" within the window {window[0]:g} {window[1]:g}"
-            raise InputError(f"{image.name}: all voxels are equal{place}, nothing can be matched")
-    slices = [1 in image.grid.shape for image in (fixed, moving)]
-    if slices[0] != slices[1]:
-        flat, solid = (fixed, moving) if slices[0] else (moving, fixed)
-        raise InputError(f"{flat.name} is a single slice and {solid.name} a volume, expected alike")
-
-
-def _check_masks(masks: Mapping[str, Tensor]) -> None:
-    seen = 1.0
-    for mask in masks.values():
-        seen = seen * mask
-    if isinstance(seen, Tensor) and not seen.any():
-        raise InputError(
-            "the masks, and the parts of the world that the images show, leave no voxel of the "
-            "working grid where both can be matched"
-        )
-
-
-def _check_overlap(fixed: Image, moving: Image, alignment: AffineTransform | None) -> None:
-    to_fixed = np.eye(4) if alignment is None else np.linalg.inv(alignment.matrix)
-    moved = Grid(moving.grid.shape, to_fixed @ moving.grid.affine)
-    shared = shared_part(fixed.grid, moved)
-    hint = " (try an initial alignment, as center-of-mass)" if alignment is None else ""
-    if shared == 0:
-        raise InputError(f"{fixed.name} and {moving.name} do not overlap in world space{hint}")
-    if shared < _LITTLE:
-        warn_once(
-            f"{fixed.name} and {moving.name} share {100 * shared:.0f} % of the smaller field of "
-            f"view in world space, so that most of it has nothing to be matched with{hint}"
-        )

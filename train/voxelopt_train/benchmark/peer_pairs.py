@@ -22,6 +22,7 @@ from voxelopt_train.errors import InputError
 from voxelopt_train.grids import Grid
 from voxelopt_train.images import Image, read_image
 from voxelopt_train.label_maps import read_label_pair, read_labels
+from voxelopt_train.pair_checks import check_pair, cut_off
 from voxelopt_train.phantom import (
     CT_WINDOW,
     Pair,
@@ -29,7 +30,6 @@ from voxelopt_train.phantom import (
     phantom_pair,
     random_displacement,
 )
-from voxelopt_train.registration import check_pair, cut_off
 
 MAGNITUDES_MM = (15.0, 25.0, 35.0)
 _OF_PEERS = ("pair", "fixed_labels", "moving_labels", "window")

@@ -26,7 +26,8 @@ from voxelopt_train.errors import InputError, warn_once
 from voxelopt_train.files import check_kept, check_targets, check_writable
 from voxelopt_train.grids import check_spacing
 from voxelopt_train.label_metrics import Protocol
-from voxelopt_train.registration import ENCODERS, best_settings, check_window
+from voxelopt_train.pair_checks import check_window
+from voxelopt_train.registration import ENCODERS, best_settings
 from voxelopt_train.temporary import InUseError, temporary_folder
 from voxelopt_train.transforms import transform_file
 
