@@ -59,6 +59,7 @@ def triton_kernels(monkeypatch, request):
         pytest.skip("PyTorch before 2.8 lets nobody put kernels in the place of others")
     from voxelopt_layers import gpu
     from voxelopt_layers.gpu import assignment, matching, message_passing, warping
+    from voxelopt_layers.native.operators import on_gpu
 
     # The interpreter takes its time by the program, not by the voxel.
     for module in (matching, message_passing, assignment):
@@ -69,7 +70,7 @@ def triton_kernels(monkeypatch, request):
     monkeypatch.setattr(warping, "_BLOCK", 2048)
     library = torch.library.Library("voxelopt", "IMPL", "CPU")
     for name in gpu.__all__:
-        library.impl(name, getattr(gpu, name))
+        library.impl(name, on_gpu(name))  # as they are called there
     request.addfinalizer(library._destroy)
 
 

@@ -17,13 +17,14 @@ _library: Any = torch.library  # whose types are unknown in part
 _namespace = _library.Library("voxelopt", "DEF")
 
 
-def _on_gpu(name: str, function: Any) -> Any:
+def on_gpu(name: str, function: Any = None) -> Any:
     """The kernel in Triton; ``function`` itself where it is made of other operators."""
 
     def launch(*args: Any) -> None:
         from voxelopt_layers import gpu  # with the first tensor there
 
-        with torch.cuda.device(args[0].device):
+        somewhere = next(x for x in args if isinstance(x, Tensor))  # the first may be None
+        with torch.cuda.device_of(somewhere):
             getattr(gpu, name, function)(*args)
 
     return launch
@@ -41,7 +42,7 @@ def _operator(*mutated: str) -> Callable[[_Function], _Function]:
         schema = _library.infer_schema(function, mutates_args=mutated)
         _namespace.define(name + schema)
         _namespace.impl(name, function, "CPU")
-        _namespace.impl(name, _on_gpu(name, function), "CUDA")
+        _namespace.impl(name, on_gpu(name, function), "CUDA")
         _library.register_fake(f"voxelopt::{name}", _nothing_new, lib=_namespace)
         return getattr(torch.ops.voxelopt, name)
 
