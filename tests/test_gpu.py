@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -74,6 +75,24 @@ def test_what_is_no_number_is_handed_on():
     u[0, 0, 0, 0, 0], u[0, :, 4, 4, 4] = 5, float("nan")
     assert warp(image, u)[0, 0, 4, 4, 4].isnan() and warp(image, u)[0, 0, 1:4].isfinite().all()
     assert warp(image, torch.full_like(u, 1e30), boundary="border").isfinite().all()
+
+
+@pytest.mark.parametrize("why", [None, "Failed to find C compiler.", "Python.h: No such file"])
+def test_where_triton_cannot_compile_pytorch_takes_over(why, monkeypatch):
+    class Driver:
+        def get_current_target(self):
+            if why:
+                raise RuntimeError(why)
+
+    from triton.runtime import driver
+
+    monkeypatch.setattr(driver, "_active", Driver())
+    native._triton_runs.cache_clear()
+    with pytest.warns(UserWarning, match=why) if why else contextlib.nullcontext():
+        assert native._triton_available() == (why is None)
+    with native.set_aside():
+        assert not native._triton_available()
+    native._triton_runs.cache_clear()
 
 
 @pytest.mark.parametrize("architecture", [80, 90])

@@ -9,8 +9,9 @@ PyTorch remain the reference, in values and gradients, and run wherever `suits` 
 from __future__ import annotations
 
 import contextlib
-import importlib.util
+import functools
 import math
+import warnings
 from collections.abc import Generator
 
 import torch
@@ -120,8 +121,27 @@ def suits(*tensors: Tensor | None, cost: Tensor | None = None) -> bool:
 
 
 def _triton_available() -> bool:
-    """Whether there is a Triton for the kernels on CUDA."""
-    return _enabled and importlib.util.find_spec("triton") is not None
+    """Whether there are kernels on CUDA, and not set aside."""
+    return _enabled and _triton_runs()
+
+
+@functools.cache
+def _triton_runs() -> bool:
+    """Whether Triton is there, and has what it takes: a C compiler, and Python's headers."""
+    try:
+        from triton.runtime import driver
+
+        driver.active.get_current_target()  # for which it compiles its first piece of C
+    except ImportError:
+        return False
+    except Exception as error:  # it, the compiler and the system raise whatever they like
+        warnings.warn(
+            "on this GPU the layer runs in PyTorch's operators, which take more time and memory: "
+            f"Triton cannot make its kernels ({error})",
+            stacklevel=2,
+        )
+        return False
+    return True
 
 
 _triton_available._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
