@@ -129,7 +129,7 @@ def _triton_available() -> bool:
 def _triton_runs() -> bool:
     """Whether Triton is there, and has what it takes: a C compiler, and Python's headers."""
     try:
-        from triton.runtime import driver
+        from triton.runtime import driver  # pyright: ignore[reportMissingTypeStubs]
 
         driver.active.get_current_target()  # for which it compiles its first piece of C
     except ImportError:
