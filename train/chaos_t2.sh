@@ -6,7 +6,7 @@
 # FOLDER holds image_NN.nii.gz and label_NN.nii.gz of the CHAOS challenge (T2-SPIR). Nine subjects
 # train; 20, 21, 22, 31 and 32 are tested, all 20 ordered pairs of them. Run again, it goes on where
 # it stopped. PRECISION=bf16-mixed trains twice as fast where the processor knows bfloat16: on two
-# such cores it takes about two hours.
+# such cores it takes about an hour and a half.
 set -euo pipefail
 scans=$1
 out=$2

@@ -188,7 +188,16 @@ class VoxelOptLayer(nn.Module):
             raise ValueError(f"preset must be one of {sorted(PRESETS)}, got {name!r}")
         return cls(**{**PRESETS[name], **overrides})
 
-    def forward(self, fixed: Tensor, moving: Tensor, **options: Any) -> Tensor:
+    def forward(
+        self,
+        fixed: Tensor,
+        moving: Tensor,
+        *,
+        fixed_mask: Tensor | None = None,
+        moving_mask: Tensor | None = None,
+        initial_displacement: Tensor | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> Tensor:
         """Displacement that aligns ``moving`` to ``fixed``; arguments as in `solve`.
 
         The number of axes decides: ``(B, C, H, W)`` is 2-D, ``(B, C, D, H, W)`` is 3-D. So a single
@@ -197,7 +206,16 @@ class VoxelOptLayer(nn.Module):
         Returns:
             ``(B, d, *spatial)`` in voxels: ``warped(x) = moving(x + u(x))``.
         """
-        return self.solve(fixed, moving, inverse=False, velocities=False, **options).displacement
+        return self.solve(
+            fixed,
+            moving,
+            fixed_mask=fixed_mask,
+            moving_mask=moving_mask,
+            initial_displacement=initial_displacement,
+            inverse=False,
+            velocities=False,
+            progress=progress,
+        ).displacement
 
     def solve(
         self,
@@ -216,7 +234,8 @@ class VoxelOptLayer(nn.Module):
         Args:
             fixed: features ``(B, C, *spatial)``, spatial 2-D or 3-D. Beyond +-2^30, or what their
                 type holds, they are cut off, infinite ones too; the gradients end at +-2^33. (With
-                costs in float16 these overflow, as those who scale losses expect.)
+                costs in float16 these overflow, as those who scale losses expect.) NaN is handed
+                on: a single one may leave no number in the displacement.
             moving: features of the same shape.
             fixed_mask: ``(B, 1, *spatial)`` in [0, 1]; 0 where the fixed image says nothing: no
                 signal at all, as the entropy goes. Patches (``"lncc"``, ``"mind"``) reach 1 and 2

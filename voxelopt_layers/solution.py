@@ -29,6 +29,7 @@ class Solution:
         inverse: the same from the moving to the fixed image, composed of the exponentials of the
             negated velocities; None where it was not asked for.
         levels: what each pyramid level found, from coarse to fine.
+        entropy: of all levels, from coarse to fine: ``(B, 1, *shape)`` each, in nats.
     """
 
     displacement: Tensor

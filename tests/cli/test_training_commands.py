@@ -277,6 +277,7 @@ def test_ablations_cover_the_papers_second_table():
         ),
         ("compare mind nosuch --data tiny.yaml", "--config nosuch: expected"),
         ("compare mind masks.yaml --data tiny.yaml", "masks.yaml registers nothing"),
+        ("predict --config masks.yaml --config tiny.yaml", "a segmentation network registers noth"),
         (
             "compare mind segmentation_features --data tiny.yaml",
             "there is no weights file runs/segmentation/checkpoints/last.ckpt",

@@ -120,8 +120,9 @@ def test_labels_are_refused_where_they_do_not_fit(pair):
 )
 def test_label_maps_that_do_not_seem_to_be_any_are_told(fixed, moving, says):
     values = [np.array(m.split() if isinstance(m, str) else m, np.int32) for m in (fixed, moving)]
-    of_fixed, of_moving = ((np.resize(v, (5, 8, 10)), np.eye(4)) for v in values)
-    image = Image(torch.zeros(5, 8, 10), Grid((5, 8, 10), np.eye(4)), "image")
+    blocks = np.ones((2, 2, 2), np.int32)  # of voxels alike, as structures are
+    of_fixed, of_moving = ((np.kron(np.resize(v, (5, 8, 10)), blocks), np.eye(4)) for v in values)
+    image = Image(torch.zeros(10, 16, 20), Grid((10, 16, 20), np.eye(4)), "image")
     told: list[str] = []
     warn_once.cache_clear()
     with input_warnings_to(told.append):
@@ -129,6 +130,14 @@ def test_label_maps_that_do_not_seem_to_be_any_are_told(fixed, moving, says):
         read_mask(of_fixed, "mask", image)  # of which 0 alone counts
     assert bool(told) == bool(says) and says in " ".join(told)
     assert not any(text.startswith("mask") for text in told)
+
+
+def test_an_image_in_place_of_its_labels_is_refused(pair):
+    (array, affine), moving = sources(pair)
+    labels = {"fixed_labels": (array - array.min(), affine), "moving_labels": moving}
+    labels["fixed_labels"] = (np.rint(labels["fixed_labels"][0]), affine)
+    with pytest.raises(InputError, match="differ from the next: this is an image of intensities"):
+        register((array, affine), moving, **labels)
 
 
 def test_masks_are_refused_where_they_do_not_fit(pair):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from voxelopt_train.errors import InputError, warn_once
 from voxelopt_train.images import Image, ImageLike, read_image
@@ -74,13 +75,33 @@ def warn_of_intensities(labels: Image) -> None:
     """Warn of more labels than any common segmentation has, as an image has that is no label map.
 
     (Only a warning: parcellations of the cortex have up to 1000.)
+
+    Raises:
+        InputError: where most neighbours differ too, so that it can be no label map.
     """
     count = len(distinct_labels(labels))
     if count > _MOST_LABELS:
+        if _most_neighbours_differ(labels.data):
+            raise InputError(
+                f"{labels.name}: {count} different values, and most voxels differ from the next: "
+                "this is an image of intensities, expected a label map"
+            )
         warn_once(
             f"{labels.name}: {count} different labels, where label maps have some {_MOST_LABELS} "
             "at most; is this an image of intensities?"
         )
+
+
+def _most_neighbours_differ(labels: Tensor) -> bool:
+    """Where there are labels, along each axis with several voxels."""
+    equal = pairs = 0
+    for axis in (n for n in range(labels.dim()) if labels.shape[n] > 1):
+        first = labels.narrow(axis, 0, labels.shape[axis] - 1)
+        second = labels.narrow(axis, 1, labels.shape[axis] - 1)
+        labelled = (first != 0) & (second != 0)
+        pairs += int(labelled.sum())
+        equal += int((labelled & (first == second)).sum())
+    return 2 * equal < pairs
 
 
 def read_labels(source: ImageLike, name: str, image: Image) -> Image:

@@ -26,10 +26,12 @@ from voxelopt_train.table_formats import (
 STEM = "results"
 FILES = tuple(f"{STEM}.{suffix}" for suffix in ("csv", "json", "md"))
 _MEASURES = {
-    name: MEASURES[name] for name in ("dice_before", "dice", "hd95", "sd_log_jacobian", "folds")
-} | {
+    "dice_before": MEASURES["dice_before"],
+    "dice_aligned": Display("Dice aligned", 3),
+    **{name: MEASURES[name] for name in ("dice", "hd95", "sd_log_jacobian", "folds")},
     "tre_mm": Display("TRE (mm)", 2),
     "nmi_before": Display("NMI before", 3),
+    "nmi_aligned": Display("NMI aligned", 3),
     "nmi": Display("NMI", 3),
     "inverse_error_voxels": Display("inverse (voxels)", 3),
     "seconds": MEASURES["seconds"],
@@ -46,12 +48,14 @@ class CaseResult:
         moving: the moving image.
         status: whether its results are complete.
         dice_before: mean over labels, as they lie in the world.
+        dice_aligned: the same after the initial alignment, where there was one.
         dice: mean over labels after the registration.
         hd95: mean over labels, in mm, or in voxels under the protocol ``"learn2reg"``.
         sd_log_jacobian: of the protocol, see `voxelopt_train.metrics`.
         folds: share of voxels with J <= 0, from 0 to 1.
         tre_mm: mean over landmarks after the registration.
-        nmi_before: normalised mutual information of the images, after any initial alignment.
+        nmi_before: normalised mutual information of the images, where nothing aligned them first.
+        nmi_aligned: the same after the initial alignment.
         nmi: the same after the registration.
         inverse_error_voxels: see `voxelopt_train.report.Report`.
         seconds: of features and layer, without reading, resampling and writing.
@@ -63,12 +67,14 @@ class CaseResult:
     moving: str
     status: Literal["done", "failed"]
     dice_before: float = math.nan
+    dice_aligned: float = math.nan
     dice: float = math.nan
     hd95: float = math.nan
     sd_log_jacobian: float = math.nan
     folds: float = math.nan
     tre_mm: float = math.nan
     nmi_before: float = math.nan
+    nmi_aligned: float = math.nan
     nmi: float = math.nan
     inverse_error_voxels: float = math.nan
     seconds: float = math.nan
@@ -81,10 +87,12 @@ class CaseResult:
         if labels := report["labels"]:
             after = labels["registered"]
             numbers["dice_before"] = labels["before"]["mean_dice"]
+            numbers["dice_aligned"] = labels.get("aligned", {}).get("mean_dice")
             numbers |= {"dice": after["mean_dice"], "hd95": after["mean_hd95"]}
         similarity = report.get("normalised_mutual_information", {})
         numbers["nmi"] = similarity.get("registered")
-        numbers["nmi_before"] = similarity.get("aligned", similarity.get("before"))
+        for stage in ("before", "aligned"):
+            numbers[f"nmi_{stage}"] = similarity.get(stage)
         numbers["tre_mm"] = report.get("tre_mm", {}).get("registered", {}).get("mean")
         measured = {name: n for name, n in numbers.items() if n is not None}
         return cls(case, fixed, moving, "done", **measured)
@@ -144,14 +152,13 @@ class CohortResults:
         return "mm" if self.protocol == "voxelopt" else "voxels"
 
     def _rows(self) -> list[list[str]]:
+        """A row for each measure: as columns they would not fit a narrow terminal."""
         summary = self.summary()
-        header, means, spread, counts = [""], ["mean"], ["std"], ["cases"]
+        rows = [["", "mean", "std", "cases"]]
         for name, statistics in summary.items():
             heading, digits, factor = _MEASURES[name]
-            header.append(heading.format(unit=self._unit))
-            means.append(f"{factor * statistics.mean:.{digits}f}")
             several = statistics.pairs > 1
-            spread.append(f"{factor * statistics.std:.{digits}f}" if several else "-")
-            counts.append(str(statistics.pairs))
-        rows = [header, means, spread]
-        return [*rows, counts] if len(set(counts[1:])) > 1 else rows  # some have no labels
+            spread = f"{factor * statistics.std:.{digits}f}" if several else "-"
+            mean = f"{factor * statistics.mean:.{digits}f}"
+            rows.append([heading.format(unit=self._unit), mean, spread, str(statistics.pairs)])
+        return rows

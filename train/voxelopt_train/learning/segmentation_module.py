@@ -95,7 +95,8 @@ class SegmentationModule(lightning.LightningModule):
             if logits.shape[1] != len(ids) or logits.shape[2:] != labels.shape[2:]:
                 raise InputError(
                     f"the encoder's maps are {tuple(logits.shape[1:])}, expected "
-                    f"{(len(ids), *labels.shape[2:])}: background and {len(ids) - 1} labels"
+                    f"{(len(ids), *labels.shape[2:])}: background and {len(ids) - 1} labels; the "
+                    f"network's out_channels must be {len(ids)}, and its maps as fine as the image"
                 )
             results.append((logits, torch.searchsorted(ids, labels)))
         return results

@@ -27,6 +27,7 @@ from voxelopt_train.files import atomic_output, check_writable
 from voxelopt_train.learning.checkpoints import WholeCheckpoints
 from voxelopt_train.learning.predicted import PredictedFrom
 from voxelopt_train.learning.registration_module import NOTHING_TO_TRAIN
+from voxelopt_train.learning.segmentation_module import SegmentationModule
 from voxelopt_train.learning.writer_errors import told_once
 
 _GO_ON = "its complete epochs are kept: --ckpt_path last goes on from there"
@@ -146,6 +147,12 @@ class TrainingCLI(LightningCLI):
             # Lightning would read it only once it has written to the folder.
             WholeCheckpoints().load_checkpoint(last if checkpoint == "last" else checkpoint)
         trained = any(p.requires_grad for p in self.model.parameters())
+        if self.subcommand in ("test", "predict") and isinstance(self.model, SegmentationModule):
+            raise InputError(
+                "a segmentation network registers nothing: its features do, --config "
+                "segmentation_features --model.init_args.encoder.init_args.weights "
+                "RUN/checkpoints/last.ckpt"
+            )
         if self.subcommand != "fit":
             if trained and checkpoint is None:
                 raise InputError(

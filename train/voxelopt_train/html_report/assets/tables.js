@@ -110,6 +110,7 @@ function facts(place, entry) {
 const COLUMNS = [
   ["Case", (e) => e.name, (v) => v],
   ["Dice before", (e) => e.report.labels.before?.mean_dice, (v) => fixed(v, 3)],
+  ["Dice aligned", (e) => e.report.labels.aligned?.mean_dice, (v) => fixed(v, 3)],
   ["Dice after", (e) => e.report.labels.registered?.mean_dice, (v) => fixed(v, 3)],
   ["HD95 after", (e) => e.report.labels.registered?.mean_hd95, (v) => fixed(v, 1)],
   ["TRE after", (e) => e.report.tre_mm?.registered?.mean, (v) => fixed(v, 2)],
