@@ -32,9 +32,7 @@ def _recipes(folder):
 
 def test_from_masks_to_a_tested_registration(run):
     """Segmentation, then registration from its weights, then test, predict and one table."""
-    code, _, err = run(
-        "fit", "--config", "masks.yaml", "--config", "tiny.yaml", "-o", "seg", *QUIET
-    )
+    code, _, err = run("fit", "--config", "masks.yaml", "--data", "tiny.yaml", "-o", "seg", *QUIET)
     assert code == 0, err
     assert {"config.yaml", "checkpoints"} <= names("seg")
     weights = ["--model.init_args.encoder.init_args.weights", "seg/checkpoints/last.ckpt"]
@@ -276,8 +274,9 @@ def test_ablations_cover_the_papers_second_table():
             "--data.init_args.spacing: PhantomDataModule has no such setting, --data.help voxelopt",
         ),
         ("compare mind nosuch --data tiny.yaml", "--config nosuch: expected"),
+        ("predict --config masks.yaml --data phantom", "a segmentation network registers nothing"),
         ("compare mind masks.yaml --data tiny.yaml", "masks.yaml registers nothing"),
-        ("predict --config masks.yaml --config tiny.yaml", "a segmentation network registers noth"),
+        ("predict --config masks.yaml --data tiny.yaml", "a segmentation network registers noth"),
         (
             "compare mind segmentation_features --data tiny.yaml",
             "there is no weights file runs/segmentation/checkpoints/last.ckpt",

@@ -20,7 +20,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from voxelopt_models import EncoderError, WeightsError
-from voxelopt_train.configs import find_configs
+from voxelopt_train.configs import config_names, find_configs, read_settings
 from voxelopt_train.data.manifest import read_manifest
 from voxelopt_train.errors import InputError
 from voxelopt_train.files import atomic_output, check_writable
@@ -217,13 +217,24 @@ def run_training(arguments: Sequence[str]) -> TrainingCLI:
 
 
 def _with_data(arguments: Sequence[str]) -> list[str]:
-    """The arguments, with ``--data FOLDER`` of a prepared folder in Lightning's terms."""
+    """The arguments, with ``--data`` of a name, a YAML file or a folder in Lightning's terms."""
     found = list(arguments)
-    for i, (option, folder) in enumerate(pairwise(arguments)):
-        if option == "--data" and _is_folder(folder):
-            read_manifest(folder)  # which says what is missing
-            found[i : i + 2] = [f"--data={_DATA}", f"--data.init_args.data={folder}"]
+    for i, (option, data) in enumerate(pairwise(arguments)):
+        if option != "--data":
+            continue
+        if data in config_names("training") or _is_config(data):
+            found[i] = "--config"
+        elif _is_folder(data):
+            read_manifest(data)  # which says what is missing
+            found[i : i + 2] = [f"--data={_DATA}", f"--data.init_args.data={data}"]
     return found
+
+
+def _is_config(value: str) -> bool:
+    """Whether it is a file of settings for several things, data among them."""
+    path = Path(value)
+    is_file = path.suffix in (".yaml", ".yml") and path.is_file()
+    return is_file and "data" in read_settings(path, f"--data {value}")
 
 
 def _is_folder(value: str) -> bool:
@@ -242,7 +253,7 @@ def _of_use(record: logging.LogRecord) -> bool:
 def _training_cli(arguments: Sequence[str]) -> TrainingCLI:
     return TrainingCLI(
         datamodule_class=LightningDataModule,
-        args=_with_data(find_configs(arguments, "training")),
+        args=find_configs(_with_data(arguments), "training"),
         subclass_mode_model=True,
         subclass_mode_data=True,
         auto_configure_optimizers=False,
