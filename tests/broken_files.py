@@ -20,6 +20,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+
 sys.path.append(str(Path(__file__).parent / "cli"))
 from broken_images import IMAGES
 from broken_makers import AFFINE_KIND, GB, Write, tfm
@@ -30,6 +32,7 @@ from voxelopt_train.cli import main as voxelopt
 from voxelopt_train.phantom import phantom_pair
 
 import_module("voxelopt_train.learning.training_cli")  # once, and not after each fork
+torch.set_num_threads(1)  # the threads of OpenMP do not outlive a fork
 
 # BAD stands for the file; what else is named is whole, see `write_whole_files`.
 COMMANDS = {

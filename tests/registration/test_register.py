@@ -26,7 +26,7 @@ from placing import (
 from voxelopt_layers import compose, jacobian_determinant
 from voxelopt_models import RawIntensity
 from voxelopt_train import InputError, alignment, register
-from voxelopt_train.errors import InputWarning
+from voxelopt_train.errors import InputWarning, warn_once
 from voxelopt_train.images import read_image
 from voxelopt_train.phantom import Pair, deformed_pair
 from voxelopt_train.report import make_report
@@ -124,11 +124,13 @@ def test_images_that_hardly_overlap_are_told_of(pair):
 def test_a_label_map_in_place_of_an_image_is_told_of(pair, side):
     images = [pair.fixed, pair.moving]
     images[side] = pair.moving_labels
+    warn_once.cache_clear()
     with pytest.warns(InputWarning, match="a few whole numbers alone.*intensities: is it"):
         register(*map(source, images), spacing_mm=24.0)
 
 
 def test_two_label_maps_are_registered_as_they_are(pair):
+    warn_once.cache_clear()
     with warnings.catch_warnings():
         warnings.simplefilter("error", InputWarning)
         register(source(pair.fixed_labels), source(pair.moving_labels), spacing_mm=24.0)

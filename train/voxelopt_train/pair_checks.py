@@ -49,7 +49,7 @@ def check_pair(fixed: Image, moving: Image, window: tuple[float, float] | None) 
 
 def check_kinds(fixed: Image, moving: Image) -> None:
     """Warn where one of both looks like a label map, and the other does not."""
-    looks = [_like_labels(image.data.flatten()) for image in (fixed, moving)]
+    looks = [_like_labels(image) for image in (fixed, moving)]
     if looks[0] != looks[1]:
         labels, other = (fixed, moving) if looks[0] else (moving, fixed)
         warn_once(
@@ -58,10 +58,11 @@ def check_kinds(fixed: Image, moving: Image) -> None:
         )
 
 
-def _like_labels(values: Tensor) -> bool:
+def _like_labels(image: Image) -> bool:
+    values = image.data.numpy().ravel()
     for some in (values[:: 1 + len(values) // 2**14], values):  # mostly a few tell
-        found = some.unique()
-        if len(found) > _FEW_VALUES or (found != found.round()).any():
+        found = np.unique(some)
+        if len(found) > _FEW_VALUES or (found != np.rint(found)).any():
             return False
     return True
 
