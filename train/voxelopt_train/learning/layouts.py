@@ -12,6 +12,8 @@ def suit_convolutions(module: lightning.LightningModule) -> None:
 
     It is their weights that say so. In bfloat16 a training step of a U-Net takes two thirds of the
     time; on GPUs it depends on the card and the precision, so there all stays as it is.
+
+    To be called from ``setup``: several processes agree on the order of gradients after that.
     """
-    if module.device.type == "cpu":
+    if module.trainer.strategy.root_device.type == "cpu":
         convert_conv3d_weight_memory_format(module, torch.channels_last_3d)

@@ -121,8 +121,9 @@ class RegistrationModule(lightning.LightningModule):
             raise InputError(NOTHING_TO_TRAIN)
         return torch.optim.Adam(groups)
 
-    def on_fit_start(self) -> None:
-        suit_convolutions(self)
+    def setup(self, stage: str) -> None:
+        if stage == "fit":
+            suit_convolutions(self)
 
     def on_train_start(self) -> None:
         # A training that goes on may be given other rates than the checkpoint's.

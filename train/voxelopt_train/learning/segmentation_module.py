@@ -52,8 +52,9 @@ class SegmentationModule(lightning.LightningModule):
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, cosine)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def on_fit_start(self) -> None:
-        suit_convolutions(self)
+    def setup(self, stage: str) -> None:
+        if stage == "fit":
+            suit_convolutions(self)
 
     def on_train_start(self) -> None:
         # A training that goes on may be given another rate than the checkpoint's.
