@@ -18,7 +18,7 @@ from voxelopt_train.devices import torch_device
 from voxelopt_train.errors import InputError, warn_once
 from voxelopt_train.files import all_or_none, check_kept, check_writable
 from voxelopt_train.images import Image, ImageLike, read_grid, read_image, write_nifti
-from voxelopt_train.label_maps import warn_of_intensities
+from voxelopt_train.label_maps import refuse_intensities
 from voxelopt_train.label_metrics import Protocol
 from voxelopt_train.label_resampling import SIGMA_VOXELS, resample_labels, vanished
 from voxelopt_train.nifti_names import check_nifti_name
@@ -81,7 +81,7 @@ def run_apply(options: Namespace) -> None:
     how = _interpolation(options)
     image = read_image(options.image, "image", labels=options.labels)
     if options.labels:
-        warn_of_intensities(image)
+        refuse_intensities(image)
     reference = read_image(options.reference, "reference")
     if 1 in image.grid.shape and 1 not in reference.grid.shape:
         warn_once(

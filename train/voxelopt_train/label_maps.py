@@ -71,13 +71,10 @@ def distinct_labels(labels: Image) -> set[int]:
     return set(found.flatten().tolist()) - {0}
 
 
-def warn_of_intensities(labels: Image) -> None:
-    """Warn of more labels than any common segmentation has, as an image has that is no label map.
+def refuse_intensities(labels: Image) -> None:
+    """Raise InputError for an image of intensities: many values, of which most neighbours differ.
 
-    (Only a warning: parcellations of the cortex have up to 1000.)
-
-    Raises:
-        InputError: where most neighbours differ too, so that it can be no label map.
+    Many alone get a warning: no common segmentation has as many, parcellations of the cortex do.
     """
     count = len(distinct_labels(labels))
     if count > _MOST_LABELS:
@@ -110,7 +107,7 @@ def read_labels(source: ImageLike, name: str, image: Image) -> Image:
     A warning says where it looks like an image of intensities.
     """
     labels = _read_beside(source, name, image)
-    warn_of_intensities(labels)
+    refuse_intensities(labels)
     return labels
 
 

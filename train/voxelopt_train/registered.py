@@ -10,7 +10,7 @@ from torch import Tensor
 
 from voxelopt_train.grids import Grid
 from voxelopt_train.images import Image, ImageLike, read_image
-from voxelopt_train.label_maps import LabelMaps, warn_of_intensities
+from voxelopt_train.label_maps import LabelMaps, refuse_intensities
 from voxelopt_train.resampling import resample
 from voxelopt_train.transforms import (
     AffineTransform,
@@ -71,7 +71,7 @@ class Registration:
         """
         moved = read_image(image, "labels" if labels else "image", labels=labels)
         if labels:
-            warn_of_intensities(moved)
+            refuse_intensities(moved)
         fill = 0.0 if labels else float(moved.data.min())
         mode: Literal["nearest", "linear"] = "nearest" if labels else "linear"
         return resample(moved, self.fixed.grid, self.transforms, mode, fill)

@@ -22,7 +22,7 @@ from voxelopt_train.files import atomic_output, check_kept, check_writable, read
 from voxelopt_train.grids import Grid
 from voxelopt_train.images import Image, read_image, write_nifti
 from voxelopt_train.input_files import check_file
-from voxelopt_train.label_maps import warn_of_intensities
+from voxelopt_train.label_maps import refuse_intensities
 from voxelopt_train.resampling import resample
 
 Center = Literal["volume", "mass"]
@@ -226,7 +226,7 @@ def _read_labels(path: Path, grid: Grid) -> Image:
         raise InputError(f"{path}: labels must lie within 0 and 255")
     if not labels.data.any():
         raise InputError(f"{path}: there are no labels in this file, all voxels are 0")
-    warn_of_intensities(labels)
+    refuse_intensities(labels)
     return labels
 
 

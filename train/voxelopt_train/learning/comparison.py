@@ -135,7 +135,7 @@ def _as_settings(row: str) -> list[str]:
 def _print_table(rows: Mapping[str, Sequence[str]], options: Namespace) -> None:
     output = Path(options.output)
     check_writable(output)
-    data = _data_arguments(options.data)
+    _check_data(options.data)
     tables: dict[str, ResultTable] = {}
     writes = True
     with _lightning_quiet(), TemporaryDirectory() as temporary:
@@ -143,7 +143,7 @@ def _print_table(rows: Mapping[str, Sequence[str]], options: Namespace) -> None:
             print(f"{number + 1} of {len(rows)}: {name}", file=sys.stderr)
             folder = output / re.sub(r"[ /]+", "_", name)
             row = _without_data(arguments, Path(temporary) / f"{number}.yaml")
-            cli = run_training(["test", *row, *data, "-o", str(folder), *_QUIET])
+            cli = run_training(["test", *row, "--data", options.data, "-o", str(folder), *_QUIET])
             tables[name] = cli.model.table
             writes = cli.trainer.is_global_zero
     if not writes:
@@ -163,18 +163,13 @@ def _without_data(arguments: Sequence[str], path: Path) -> list[str]:
     return [option, str(path), *others]
 
 
-def _data_arguments(data: str) -> list[str]:
-    """What Lightning's ``test`` needs to know of ``--data``; InputError before the first row."""
-    if data in config_names("training"):
-        return ["--config", data]
-    if Path(data).is_dir():
-        return ["--data", data]
-    if not Path(data).exists():
+def _check_data(data: str) -> None:
+    """Raise InputError before the first row for a ``--data`` that nothing can be meant by."""
+    if data not in config_names("training") and not Path(data).exists():
         raise InputError(
             f"--data {data}: there is no such file or folder; expected a prepared folder, a YAML "
             "file, phantom or abdomen_ct"
         )
-    return ["--config", data]
 
 
 @contextmanager
