@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -16,8 +15,10 @@ from monai.transforms.intensity.dictionary import (
     RandScaleIntensityd,
     RandShiftIntensityd,
 )
-from monai.transforms.spatial.dictionary import Rand3DElasticd, RandAffined
+from monai.transforms.spatial.dictionary import RandAffined
 from torch import Tensor
+
+from voxelopt_train.data.deformation import RandDiffeomorphismd
 
 Volumes = dict[str, Any]
 Augmentation = Callable[[Any], Any]
@@ -29,7 +30,7 @@ def choose_augmentation(choice: AugmentationChoice, spacing_mm: float) -> Augmen
     """The transform of ``{"image", "labels"}`` that a name stands for, or a function as it is.
 
     ``"mild"`` changes pose, size and brightness a little; ``"strong"`` more, with contrast, noise,
-    uneven brightness and elastic deformation, for networks that see few subjects. Both move and
+    uneven brightness and smooth deformation, for networks that see few subjects. Both move and
     deform by the same millimetres whatever the voxels' edge ``spacing_mm``.
 
     Raises:
@@ -66,23 +67,11 @@ def _mild(spacing_mm: float) -> Augmentation:
 
 
 def _strong(spacing_mm: float) -> Augmentation:
-    """Key points follow the affine part alone, as MONAI does not track the elastic one."""
-    smooth = (24.0 / spacing_mm, 36.0 / spacing_mm)
-    # MONAI smooths noise, uniform in [-1, 1], by a Gaussian of s voxels, which leaves a standard
-    # deviation of 3^-0.5 (2 pi^0.5 s)^-1.5, and multiplies: here for 5 to 12 mm along each axis.
-    voxel = 3**0.5 * (2 * math.pi**0.5 * 30.0 / spacing_mm) ** 1.5 / spacing_mm
+    """Key points follow the affine part alone, as MONAI does not track the other."""
     return Compose(
         [
             _affine(spacing_mm, 0.15, 0.15),
-            Rand3DElasticd(
-                _KEYS,
-                sigma_range=smooth,
-                magnitude_range=(5.0 * voxel, 12.0 * voxel),
-                prob=0.7,
-                mode=("bilinear", "nearest"),
-                padding_mode="border",
-                allow_missing_keys=True,
-            ),
+            RandDiffeomorphismd(_KEYS, spacing_mm, 0.7, (24.0, 36.0), (5.0, 12.0)),
             RandAdjustContrastd("image", prob=0.7, gamma=(0.6, 1.6)),
             # Brightness that drifts across the image by a fifth, as MR's coils leave it.
             RandBiasFieldd("image", prob=0.5, degree=3, coeff_range=(-0.2, 0.2)),
