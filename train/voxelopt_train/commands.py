@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from voxelopt_layers import VoxelOptLayer
 from voxelopt_layers.presets import PRESETS
@@ -25,6 +23,7 @@ from voxelopt_train.nifti_names import check_nifti_name
 from voxelopt_train.outputs import check_fixed, check_output, output_paths, save
 from voxelopt_train.phantom import CT_WINDOW, ORGANS, phantom_pair
 from voxelopt_train.points import read_landmarks
+from voxelopt_train.progress import progress_bar
 from voxelopt_train.provenance import INPUTS, method_settings
 from voxelopt_train.registration import best_settings, register
 from voxelopt_train.report import make_report, summary_table
@@ -214,23 +213,3 @@ def checked_settings(settings: Mapping[str, Any], option: str) -> Namespace:
     except ValueError as error:
         raise InputError(f"--{option}: {error}") from error
     return parsed
-
-
-@contextmanager
-def progress_bar(stages: int) -> Generator[Callable[[str], None]]:
-    """A bar on a terminal's standard error; yields what is to be called as each stage begins."""
-    columns = (
-        SpinnerColumn(),
-        BarColumn(30),
-        TextColumn("{task.description}"),
-        TimeElapsedColumn(),
-    )
-    console = Console(stderr=True)
-    console.quiet = not console.is_terminal  # a disabled bar writes an empty line before rich 14.3
-    with Progress(*columns, console=console, transient=True, disable=console.quiet) as bar:
-        task = bar.add_task("starting", total=stages)
-
-        def stage(name: str) -> None:
-            bar.update(task, description=name, advance=1)
-
-        yield stage

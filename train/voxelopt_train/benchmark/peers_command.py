@@ -29,10 +29,11 @@ from voxelopt_train.benchmark.peers import (
     pair_files,
 )
 from voxelopt_train.benchmark.peers_tables import BEFORE, Rows, report
-from voxelopt_train.commands import checked_settings, progress_bar
+from voxelopt_train.commands import checked_settings
 from voxelopt_train.errors import InputError
 from voxelopt_train.files import atomic_output, check_writable
 from voxelopt_train.phantom import Pair
+from voxelopt_train.progress import progress_bar
 
 _VARIED = "voxelopt, raw"
 

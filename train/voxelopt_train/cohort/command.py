@@ -11,9 +11,10 @@ from rich.console import Console
 from voxelopt_train.cohort.cases import FILES, Case, atlas_cases, read_cases
 from voxelopt_train.cohort.registration import register_cohort
 from voxelopt_train.cohort.results import FILES as TABLES
-from voxelopt_train.commands import layer_settings, progress_bar, run_register
+from voxelopt_train.commands import layer_settings, run_register
 from voxelopt_train.errors import InputError
 from voxelopt_train.files import check_kept
+from voxelopt_train.progress import progress_bar
 
 _EITHER = "expected FIXED and MOVING, or --pairs TABLE"
 

@@ -6,10 +6,10 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.table import Table
 
-from voxelopt_train.commands import progress_bar
 from voxelopt_train.data.layouts import LAYOUTS, find_cohort
 from voxelopt_train.data.prepare import Settings, prepare
 from voxelopt_train.data.subjects import SPLITS
+from voxelopt_train.progress import progress_bar
 
 
 def prepare_parser() -> tuple[ArgumentParser, str]:

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from voxelopt_train.commands import progress_bar
 from voxelopt_train.data.pair_table import read_json
 from voxelopt_train.errors import InputError
 from voxelopt_train.files import all_or_none, check_kept, check_writable
 from voxelopt_train.html_report.page import write_page
 from voxelopt_train.html_report.results import failed_cases, find_results
+from voxelopt_train.progress import progress_bar
 
 
 def report_parser() -> tuple[ArgumentParser, str]:

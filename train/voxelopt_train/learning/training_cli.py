@@ -25,6 +25,7 @@ from voxelopt_train.data.manifest import read_manifest
 from voxelopt_train.errors import InputError
 from voxelopt_train.files import atomic_output, check_writable
 from voxelopt_train.learning.checkpoints import WholeCheckpoints
+from voxelopt_train.learning.epoch_lines import EpochLines
 from voxelopt_train.learning.predicted import PredictedFrom
 from voxelopt_train.learning.registration_module import NOTHING_TO_TRAIN
 from voxelopt_train.learning.segmentation_module import SegmentationModule
@@ -120,7 +121,8 @@ class TrainingCLI(LightningCLI):
             enable_version_counter=False,
             save_on_train_epoch_end=True,  # also where not every epoch is validated
         )
-        self.trainer_defaults: dict[str, Any] = {"callbacks": [last, *self._of_prediction(folder)]}
+        callbacks = [last, EpochLines(), *self._of_prediction(folder)]
+        self.trainer_defaults: dict[str, Any] = {"callbacks": callbacks}
         trainer = super().instantiate_trainer(**kwargs)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # not one that was asked for
             trainer.strategy.checkpoint_io = WholeCheckpoints()
