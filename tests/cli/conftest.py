@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from command_line import (
     sentence,
     write_pair,
 )
+from reports import ALL, REGISTER, change_report, small_picture
 from voxelopt_train import outputs
 from voxelopt_train.cli import main
 from voxelopt_train.phantom import Pair, phantom_pair
@@ -64,3 +67,25 @@ def refused(run: Run, folder: Path) -> Callable[..., str]:
         return sentence(err)
 
     return refused
+
+
+@pytest.fixture(scope="module")
+def registered(pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with a pair of images, and in `out` their registration with all that there is."""
+    folder = tmp_path_factory.mktemp("registered")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(outputs, "registration_picture", small_picture)
+        write_pair(pair)
+        assert main([*REGISTER, *ALL, "-o", "out/"]) == 0
+    yield folder
+
+
+@pytest.fixture
+def out(registered: Path, folder: Path) -> Path:
+    """A copy of the registration in the current folder, its inputs beside it."""
+    shutil.copytree(registered / "out", folder / "out")
+    report = json.loads((folder / "out/Report.json").read_text())
+    paths = {name: str(folder / Path(path).name) for name, path in report["inputs"].items()}
+    change_report(folder / "out", inputs=paths)
+    return folder / "out"

@@ -10,6 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.image import imsave
+
+from command_line import LABELS, QUICK
+
+REGISTER = ["register", "fixed.nii.gz", "moving.nii.gz", *QUICK]
+ALL = [*LABELS, "--entropy", "--jacobian", "--initial", "center-of-mass"]
 
 
 class Page(HTMLParser):
@@ -58,3 +64,12 @@ class Page(HTMLParser):
         values = np.frombuffer(gzip.decompress(packed), meaning["type"])
         shape = [*meaning["shape"], 3] if "shape" in meaning else volumes["shape"]
         return values.reshape(shape, order="F")
+
+
+def small_picture(path: Path, *_: object, **__: object) -> None:
+    imsave(path, np.random.default_rng(0).random((20, 40, 3)))
+
+
+def change_report(out: Path, **changes: object) -> None:
+    path = out / "Report.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
