@@ -12,9 +12,9 @@ scans=$1
 out=$2
 encoder=model.init_args.encoder.init_args
 network=$encoder.network.init_args.arguments
-# Four organs and background at 4 mm: a smaller network than the recipes' for 13 organs at 2 mm.
-small=(--$network.out_channels 5 --$network.channels "[8,16,32,64,128]")
-features=("${small[@]}" --$encoder.scale 4 --$encoder.weights "$out/segmentation/checkpoints/last.ckpt")
+# Four organs and background; the recipes are for 13 organs.
+organs=(--$network.out_channels 5)
+features=("${organs[@]}" --$encoder.scale 4 --$encoder.weights "$out/segmentation/checkpoints/last.ckpt")
 
 voxelopt prepare "$scans" -o "$out/data" --images 'image_*.nii.gz' --labels 'label_*.nii.gz' \
     --spacing 4 --shape 80 64 72 --center mass \
@@ -34,7 +34,7 @@ fit() { # recipe, epochs, further options
         --trainer.max_epochs "$2" --trainer.precision "${PRECISION:-32-true}" \
         -o "$out/$1" "${resume[@]}" "${@:3}"
 }
-fit segmentation 48 "${small[@]}"
+fit segmentation 32 "${organs[@]}"
 fit unsupervised 2 "${features[@]}"
 fit semi_supervised 2 "${features[@]}"
 
