@@ -6,8 +6,13 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
+from voxelopt_layers import jacobian_determinant
+from voxelopt_layers.displacement import identity_coordinates
 from voxelopt_train.data.augmentation import augment, choose_augmentation
+from voxelopt_train.data.dataset import PairDataset
+from voxelopt_train.data.deformation import RandDiffeomorphismd
 
 SPACING_MM = 6.0
 
@@ -89,3 +94,42 @@ def test_strong_deforms_by_the_same_millimetres_on_any_grid(spacing_mm):
     elastic = [deviation for deviation in deviations_mm if deviation > 3]
     assert 3 <= len(elastic) < 8  # seven in ten, and rounding alone is below 3 mm
     assert 4 < sum(elastic) / len(elastic) < 12
+
+
+def test_a_random_diffeomorphism_moves_all_alike_and_folds_nowhere():
+    """Volumes that hold their own coordinates tell where each voxel came from."""
+    coordinates = identity_coordinates(torch.empty(1, 1, 44, 40, 36))
+    volumes = {"image": coordinates[0], "labels": (coordinates[0] * 100).round().int()}
+    deform = RandDiffeomorphismd(("image", "labels", "absent"), 5.0, 1.0, (24.0, 36.0), (9.0, 9.0))
+    lengths_mm = []
+    for seed in range(5):
+        deform.set_random_state(seed)
+        after = deform(volumes)
+        assert (after["labels"] / 100 - after["image"]).abs().max() < 0.51
+        displacement = after["image"][None] - coordinates
+        # Near the border, what would come from outside repeats the border.
+        inner = displacement[:, :, 10:-10, 10:-10, 10:-10]
+        assert jacobian_determinant(inner).min() > 0
+        lengths_mm.append(float(inner.square().mean().sqrt()) * 5.0)
+        deform.set_random_state(seed)
+        assert torch.equal(deform(volumes)["image"], after["image"])
+    assert 6 < sum(lengths_mm) / len(lengths_mm) < 12
+
+
+@pytest.mark.parametrize("shape", [(1, 9, 5), (64, 2, 3)])
+def test_thin_volumes_can_be_deformed(shape):
+    deform = RandDiffeomorphismd(("image",), 5.0, 1.0, (24.0, 36.0), (5.0, 12.0))
+    image = torch.rand(1, *shape)
+    moved = deform({"image": image})["image"]
+    assert moved.shape == image.shape and image.min() <= moved.min() and moved.max() <= image.max()
+
+
+def test_workers_deform_after_the_kernels_have_run_here():
+    """A forked process has none of its parent's OpenMP threads."""
+    volumes = {"image": torch.rand(1, 20, 18, 16), "labels": torch.ones(1, 20, 18, 16).byte()}
+    subjects = [{**volumes, "name": name, "affine": torch.eye(4)} for name in "ab"]
+    deform = RandDiffeomorphismd(("image", "labels"), 8.0, 1.0, (24.0, 36.0), (9.0, 9.0))
+    pairs = PairDataset(subjects, [(0, 1), (1, 0)], 8.0, deform)
+    here = pairs[0]["fixed"]
+    loader = DataLoader(pairs, batch_size=None, num_workers=1, timeout=60)
+    assert torch.equal(next(iter(loader))["fixed"], here)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -46,7 +46,7 @@ class RandDiffeomorphismd(RandomizableTransform, MapTransform):
         self.smoothness_mm = smoothness_mm
         self.magnitude_mm = magnitude_mm
 
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+    def __call__(self, data: Mapping[Any, Any]) -> dict[Any, Any]:
         result = dict(data)
         self.randomize(None)
         if not self._do_transform:
