@@ -9,6 +9,8 @@ import pytest
 from recipes import write_recipes
 from voxelopt_train import progress
 
+QUIET = "--trainer.enable_model_summary=false"
+
 
 def test_a_log_has_a_line_now_and_then(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -25,9 +27,6 @@ def test_a_log_has_a_line_now_and_then(
         "1:40 d (4 of 5)",
         "2:50 e (5 of 5)",
     ]
-
-
-QUIET = "--trainer.enable_model_summary=false"
 
 
 def test_a_training_has_a_line_for_an_epoch(run, folder, monkeypatch: pytest.MonkeyPatch):

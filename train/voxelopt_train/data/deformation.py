@@ -12,7 +12,7 @@ from torch import Tensor
 
 from voxelopt_layers import exponentiate, warp
 from voxelopt_layers.displacement import resize_displacement
-from voxelopt_train.phantom.canvas import noise
+from voxelopt_train.phantom.canvas import smooth_vectors
 
 _LATTICE_MM = 8.0
 
@@ -68,6 +68,6 @@ class RandDiffeomorphismd(RandomizableTransform, MapTransform):
         )
         generator = torch.Generator().manual_seed(int(self.R.randint(2**31)))
         lattice = [max(round(n * self.spacing_mm / _LATTICE_MM), 4) for n in shape]
-        velocity = [noise(lattice, smoothness / _LATTICE_MM, generator) for _ in range(3)]
-        displacement = exponentiate(torch.stack(velocity)[None] * magnitude / _LATTICE_MM)
+        velocity = smooth_vectors(lattice, smoothness / _LATTICE_MM, generator)
+        displacement = exponentiate(velocity * magnitude / _LATTICE_MM)
         return resize_displacement(displacement, shape)

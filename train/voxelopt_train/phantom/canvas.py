@@ -118,3 +118,8 @@ def noise(shape: Sequence[int], sigma: float, generator: torch.Generator) -> Ten
     white = torch.randn(*shape, generator=generator).numpy()
     smooth = gaussian_filter(white, sigma, truncate=3, mode="wrap")
     return torch.from_numpy(smooth / smooth.std())
+
+
+def smooth_vectors(shape: Sequence[int], sigma: float, generator: torch.Generator) -> Tensor:
+    """Gaussian random vector field ``(1, 3, *shape)`` of unit variance per channel."""
+    return torch.stack([noise(shape, sigma, generator) for _ in range(3)])[None]

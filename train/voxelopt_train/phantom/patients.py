@@ -25,7 +25,7 @@ from voxelopt_layers.displacement import (
 from voxelopt_train.errors import InputError
 from voxelopt_train.grids import Grid
 from voxelopt_train.images import Image
-from voxelopt_train.phantom.canvas import Canvas, noise, world_points
+from voxelopt_train.phantom.canvas import Canvas, noise, smooth_vectors, world_points
 from voxelopt_train.phantom.organs import ORGANS, vessels_and_glands, viscera
 from voxelopt_train.phantom.solids import Structure
 from voxelopt_train.phantom.trunk import back_and_bones, cavity_depth, deep_muscles
@@ -148,7 +148,7 @@ def random_displacement(
     # A field of correlation length s and height h has slopes of about h / s: keep them below 1.
     sigma = max(1.6 * max_displacement_mm, 24.0) / _LATTICE_MM
     extent = [max(round(n * spacing_mm / _LATTICE_MM), 4) for n in shape]
-    velocity = resize(_smooth_vectors(extent, sigma, _stream(seed, 2)), shape) * _window(shape)
+    velocity = resize(smooth_vectors(extent, sigma, _stream(seed, 2)), shape) * _window(shape)
     velocity *= max_displacement_mm / spacing_mm / _longest(velocity)
     displacement = exponentiate(velocity)
     displacement *= max_displacement_mm / spacing_mm / _longest(displacement)
@@ -196,7 +196,7 @@ def _patient_points(grid: Grid, generator: torch.Generator) -> Tensor:
     # The trunk is stiffer than what it holds: less deformation at the wall and along the spine.
     off_spine = torch.hypot(lattice[0], lattice[1] + 30) - 15
     soft = (0.3 + cavity_depth(lattice) / 40).clamp(0, 1) * (off_spine / 50).clamp(0, 1)
-    velocity_mm = 7 * _smooth_vectors(_LATTICE, 3.0, generator) * (0.15 + 0.85 * soft)
+    velocity_mm = 7 * smooth_vectors(_LATTICE, 3.0, generator) * (0.15 + 0.85 * soft)
     displacement = exponentiate(velocity_mm / _LATTICE_MM)
     world = world_points(grid)
     at = world[None] / _LATTICE_MM + middle
@@ -213,11 +213,6 @@ def _grid(shape: Sequence[int], spacing_mm: float) -> Grid:
     affine = np.diag([spacing_mm, spacing_mm, spacing_mm, 1.0])
     affine[:3, 3] = -spacing_mm * (np.asarray(shape) - 1) / 2
     return Grid((shape[0], shape[1], shape[2]), affine)
-
-
-def _smooth_vectors(shape: Sequence[int], sigma: float, generator: torch.Generator) -> Tensor:
-    """Gaussian random vector field ``(1, 3, *shape)`` of unit variance per channel."""
-    return torch.stack([noise(shape, sigma, generator) for _ in range(3)])[None]
 
 
 def _window(shape: Sequence[int]) -> Tensor:
