@@ -21,6 +21,7 @@ from voxelopt_train.html_report.command import run_report
 from voxelopt_train.jacobian import run_jacobian
 from voxelopt_train.parsers import LIGHTNING_COMMANDS, build_parser
 from voxelopt_train.points.command import run_points
+from voxelopt_train.pool_command import run_pool
 from voxelopt_train.stopping import Stop, stopped_by_signals
 
 _COMMANDS = {
@@ -32,6 +33,7 @@ _COMMANDS = {
     "demo": run_demo,
     "report": run_report,
     "prepare": run_prepare,
+    "pool": run_pool,
     "benchmark": run_benchmark,
     "peers": run_peers,
 }

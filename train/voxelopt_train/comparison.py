@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,11 @@ class Comparison:
         cell = f"{mean} ± {std}" if measure == "dice" else mean
         total = len(self._first.pairs)
         return cell if statistics.pairs == total else f"{cell} ({statistics.pairs} of {total})"
+
+
+def row_folder(name: str) -> str:
+    """The folder, beside the comparison, that holds the table of one method."""
+    return re.sub(r"[ /]+", "_", name)
 
 
 def _pair_names(table: ResultTable) -> list[tuple[str, str]]:

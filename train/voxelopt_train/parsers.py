@@ -20,6 +20,7 @@ from voxelopt_train.html_report.command import report_parser
 from voxelopt_train.jacobian import jacobian_parser
 from voxelopt_train.label_resampling import SIGMA_VOXELS
 from voxelopt_train.points.command import points_parser
+from voxelopt_train.pool_command import pool_parser
 from voxelopt_train.registration import ENCODERS
 
 LIGHTNING_COMMANDS = {
@@ -50,6 +51,7 @@ def build_parser() -> ArgumentParser:
         ("prepare", prepare_parser),
         ("compare", _compare_parser),
         ("ablate", _ablate_parser),
+        ("pool", pool_parser),
         ("benchmark", benchmark_parser),
         ("peers", peers_parser),
     ):

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,26 @@ class ResultTable:
             return cls(stored["protocol"], [_pair(row) for row in stored["pairs"]], names)
         except (RecursionError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{path} is no table of results that this program wrote") from error
+
+    @classmethod
+    def pooled(cls, tables: Sequence[ResultTable]) -> ResultTable:
+        """The pairs of all tables: of one method, on the folds of a cross-validation.
+
+        Raises:
+            InputError: a pair is in two of them, or their protocols or names of labels differ.
+        """
+        first = tables[0]
+        for table in tables:
+            if (table.protocol, table.label_names) != (first.protocol, first.label_names):
+                raise InputError("the tables differ in protocol or labels: they cannot be pooled")
+        pairs = [pair for table in tables for pair in table.pairs]
+        for (fixed, moving), times in Counter((p.fixed, p.moving) for p in pairs).items():
+            if times > 1:
+                raise InputError(
+                    f"the pair of {fixed} and {moving} is in {times} of the tables: expected other "
+                    "pairs in each"
+                )
+        return cls(first.protocol, pairs, first.label_names)
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, for JSON."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import sys
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from jsonargparse import Namespace
 from rich.console import Console
 
 from voxelopt_models.weights import read_state
-from voxelopt_train.comparison import Comparison
+from voxelopt_train.comparison import Comparison, row_folder
 from voxelopt_train.configs import config_names, find_config, read_settings
 from voxelopt_train.errors import InputError
 from voxelopt_train.files import check_writable
@@ -141,7 +140,7 @@ def _print_table(rows: Mapping[str, Sequence[str]], options: Namespace) -> None:
     with _lightning_quiet(), TemporaryDirectory() as temporary:
         for number, (name, arguments) in enumerate(rows.items()):
             print(f"{number + 1} of {len(rows)}: {name}", file=sys.stderr)
-            folder = output / re.sub(r"[ /]+", "_", name)
+            folder = output / row_folder(name)
             row = _without_data(arguments, Path(temporary) / f"{number}.yaml")
             cli = run_training(["test", *row, "--data", options.data, "-o", str(folder), *_QUIET])
             tables[name] = cli.model.table

@@ -42,6 +42,7 @@ _NOISE = (
     "Using a non-tuple sequence for multidimensional indexing",
     "The dirpath has changed from",  # a training is tested from another folder
     "Checkpoint directory .* exists and is not empty",  # a training goes on
+    "Total length of `list` across ranks is zero",  # no pairs to validate on
 )
 
 
