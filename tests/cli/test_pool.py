@@ -19,7 +19,7 @@ ORGANS = {1: "liver", 2: "spleen"}
 def fold(folder: str, *pairs: str, dice: float = 0.5, **changes) -> dict[str, ResultTable]:
     """What `voxelopt compare raw "k = 2"` writes for pairs named by two letters."""
     rows = [
-        PairResult(*pair, 0.25, dice + i / 8, dice_per_label={1: dice, 2: 0.125})
+        PairResult(pair[0], pair[1], 0.25, dice + i / 8, dice_per_label={1: dice, 2: 0.125})
         for i, pair in enumerate(pairs)
     ]
     raw = replace(ResultTable("voxelopt", rows, ORGANS), **changes)
