@@ -15,6 +15,7 @@ from command_line import (
     sentence,
     write_pair,
 )
+from peer_sets import stand_in
 from reports import ALL, REGISTER, change_report, small_picture
 from voxelopt_train import outputs
 from voxelopt_train.cli import main
@@ -89,3 +90,9 @@ def out(registered: Path, folder: Path) -> Path:
     paths = {name: str(folder / Path(path).name) for name, path in report["inputs"].items()}
     change_report(folder / "out", inputs=paths)
     return folder / "out"
+
+
+@pytest.fixture
+def tools(monkeypatch: pytest.MonkeyPatch, folder: Path) -> dict:
+    """What `voxelopt peers` compares here."""
+    return stand_in(monkeypatch, folder)

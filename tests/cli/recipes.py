@@ -6,6 +6,7 @@ from pathlib import Path
 
 import yaml
 
+QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
 DATA = {
     "data": {
         "class_path": "voxelopt_train.learning.PhantomDataModule",

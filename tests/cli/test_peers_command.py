@@ -1,94 +1,19 @@
-"""``voxelopt peers``: its sets of pairs, its tables, what it keeps, and bad input."""
+"""``voxelopt peers``: its tables, what it keeps, and bad input."""
 
 from __future__ import annotations
 
-import csv
-import json
-from functools import cache, partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
-from jsonargparse import Namespace
 from nibabel.nifti1 import Nifti1Image
 
-from command_line import AFFINE, sentence, strict_json
-from voxelopt_layers import warp
-from voxelopt_train.benchmark import peer_pairs, peers
+from command_line import AFFINE, strict_json
+from peer_sets import cells, lines, log, overlap, small_deformed_pair
+from voxelopt_train.benchmark import peers
 from voxelopt_train.benchmark.peer_tools import TOOLS
-from voxelopt_train.images import read_image
-from voxelopt_train.phantom import CT_WINDOW, abdomen, deformed_pair, phantom_pair
 
-SMALL = {"shape": (28, 22, 24), "spacing_mm": 12.0}
-# Made once for all tests here: a phantom takes a second.
-small_pair, small_deformed_pair = (
-    cache(partial(make, **SMALL)) for make in (phantom_pair, deformed_pair)
-)
 SCAN = ["--known-warp", "fixed.nii.gz", "fixed_labels.nii.gz"]
-# What stands in for two tools: one finds a shift of a voxel, the other fails when it is told to.
-SCRIPT = """
-import json, os, sys
-import numpy as np
-from nibabel.nifti1 import Nifti1Image
-spec = json.loads(sys.argv[1])
-images = [Nifti1Image.from_filename(spec[name]) for name in ("fixed", "moving")]
-with open("log", "a") as log:
-    print(json.dumps([spec["tool"], *(image.affine.tolist() for image in images)]), file=log)
-if spec["tool"] == "unsteady" and os.path.exists("fail"):
-    os.remove("fail")
-    raise RuntimeError("no [luck]")
-u = np.zeros((1, 3, *images[0].shape), np.float32)
-u[:, 0] = 1
-np.savez(spec["output"], displacement=u, seconds=1.5, peak_mb=200.0)
-"""
-
-
-@pytest.fixture
-def tools(monkeypatch, folder) -> dict:
-    """Two tools that take no time, and phantoms of few voxels."""
-    Path("tool.py").write_text(SCRIPT)
-    tool = next(iter(TOOLS.values()))
-    tools = {
-        name: tool._replace(settings=f"as {name}", preset=None)
-        for name in ("Shift, one", "unsteady")
-    }
-    monkeypatch.setattr(peers, "peer_tools", SimpleNamespace(__file__=str(folder / "tool.py")))
-    monkeypatch.setattr(peers, "TOOLS", tools)
-    monkeypatch.setattr(peer_pairs, "phantom_pair", small_pair)
-    monkeypatch.setattr(peer_pairs, "deformed_pair", small_deformed_pair)
-    return tools
-
-
-def log() -> list[list]:
-    """The runs since it was asked last: tool, and the affines of both images."""
-    lines = Path("log").read_text().splitlines() if Path("log").exists() else []
-    Path("log").unlink(missing_ok=True)
-    return [json.loads(line) for line in lines]
-
-
-def lines(path: str) -> list[dict[str, str]]:
-    with Path(path).open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def cells(text: str, row: str) -> list[list[str]]:
-    """The cells of each row of this name in Markdown tables."""
-    return [
-        [cell.strip() for cell in line.split("|")[2:-1]]
-        for line in text.splitlines()
-        if line.startswith(f"| {row} |")
-    ]
-
-
-def overlap(a: np.ndarray, b: np.ndarray) -> float:
-    return 2 * (a & b).sum() / (a.sum() + b.sum())
-
-
-def options(**given) -> Namespace:
-    names = ("phantom", "deformed", "known_warp", "data", "magnitude", "window")
-    return Namespace({**dict.fromkeys(names), "count": 2, **given})
 
 
 def test_the_tables_say_what_tools_found(run, tools, monkeypatch):
@@ -229,71 +154,6 @@ def test_a_changed_setting_changes_the_field(pair):
             for settings in ({}, {"refinements": 0})
         ]
     assert rows[0]["dice"] != rows[1]["dice"]
-
-
-def test_a_known_warp_is_one_in_mm_on_any_voxels(pair):
-    grid = pair.fixed.grid
-    for name, image in (("a", pair.fixed), ("b", pair.fixed_labels)):
-        flat = Nifti1Image(image.data.numpy()[..., ::2], grid.affine @ np.diag([1, 1, 2, 1]))
-        flat.to_filename(f"{name}.nii")
-    (known,) = peer_pairs.pair_sets(options(known_warp=["a.nii", "b.nii"], window=[-800, 500]))
-    assert "from -800 to 500" in known.title
-    for made, magnitude in zip((make() for make in known.pairs), (15, 25), strict=True):
-        u = made.displacement
-        assert u is not None and u.shape == (1, 3, 40, 32, 18)
-        length = (u * torch.tensor([8.0, 8.0, 16.0]).view(1, 3, 1, 1, 1)).norm(dim=1)
-        assert 0.85 * magnitude < length.max() < 1.05 * magnitude
-        scan = read_image("a.nii", "scan").data.clamp(-800, 500)
-        assert torch.equal(made.moving.data, scan)
-        noise = made.fixed.data - warp(scan[None, None], u, boundary="border")[0, 0]
-        low, high = np.percentile(scan, (0.5, 99.5))
-        assert float(noise.std()) == pytest.approx(0.01 * (high - low), rel=0.05)
-        labels = warp(made.moving_labels.data[None, None], u, "nearest", "border")[0, 0]
-        assert torch.equal(made.fixed_labels.data, labels)
-
-
-def test_phantoms_are_cut_off_as_ct(tools):
-    phantom, deformed = peer_pairs.pair_sets(options())
-    for make in (*phantom.pairs, *deformed.pairs):
-        made = make()
-        assert made.moving.data.min() == made.fixed.data.min() == CT_WINDOW[0]
-
-
-def test_pairs_of_a_prepared_folder(run, tools):
-    for n in range(3):
-        for name, image in zip(("image", "label"), abdomen(n, **SMALL), strict=True):
-            affine = image.grid.affine.copy()
-            affine[:3, 3] += 30 * n  # each scan has a place of its own
-            Nifti1Image(image.data.numpy(), affine).to_filename(f"{name}_{n}.nii.gz")
-    prepare = ["prepare", ".", "-o", "made", "--images", "image_*.nii.gz", "--test", "0-2"]
-    grid = ["--labels", "label_*.nii.gz", "--spacing", "12", "--shape", "28", "22", "24"]
-    assert run(*prepare, *grid)[0] == 0
-    code, out, _ = run("peers", "-o", "out", "--data", "made", "--count", "2")
-    assert code == 0 and "test pairs of made" in out
-    runs = log()
-    assert len(runs) == 4 and all(fixed == moving for _, fixed, moving in runs)
-    found = strict_json("out/peers.json")["sets"]["data"]["pairs"]
-    names = [(pair["fixed"], pair["moving"]) for pair in found]
-    fixed, moving = (
-        read_image(f"made/labels/{name}.nii.gz", "labels", labels=True).data.numpy()
-        for name in names[0]
-    )
-    dice = [overlap(fixed == k, moving == k) for k in range(1, 14)]
-    assert found[0]["rows"]["before"]["dice"] == pytest.approx(np.mean(dice))
-    assert "error_mm" not in found[0]["rows"]["before"]
-    (more,) = peer_pairs.pair_sets(options(data="made", count=10))
-    made = [make() for make in more.pairs]
-    assert len(made) == 6 and [(p.fixed.name, p.moving.name) for p in made[:2]] == names
-    # Without labels, or test pairs.
-    manifest = json.loads(Path("made/manifest.json").read_text())
-    del manifest["subjects"][1]["labels"]
-    Path("made/manifest.json").write_text(json.dumps(manifest))
-    code, _, err = run("peers", "-o", "new", "--data", "made", "--count", "9")
-    assert code == 2 and "subject 1 has no labels" in sentence(err) and not Path("new").exists()
-    manifest["splits"]["test"] = []
-    Path("made/manifest.json").write_text(json.dumps(manifest))
-    _, _, err = run("peers", "-o", "new", "--data", "made")
-    assert "made: there are no test pairs" in sentence(err)
 
 
 @pytest.mark.parametrize(
