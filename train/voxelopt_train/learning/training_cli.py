@@ -56,7 +56,7 @@ class _SaveConfig(SaveConfigCallback):
         config = self.config.clone()
         for key in ("ckpt_path", "output"):
             config.pop(key, None)
-        settings = self.parser.dump(config, skip_none=False)
+        settings = self.parser.dump(config, skip_unset=False)
         with atomic_output(folder / self.config_filename) as temporary:
             temporary.write_text(settings, encoding="utf-8")
 
@@ -134,7 +134,7 @@ class TrainingCLI(LightningCLI):
         if self.subcommand != "predict":
             return []
         config: Namespace = self.config[str(self.subcommand)]
-        settings = self._parser(self.subcommand).dump(config, skip_none=False)
+        settings = self._parser(self.subcommand).dump(config, skip_unset=False)
         checkpoint = self._get(self.config_init, "ckpt_path")
         if checkpoint == "last":
             checkpoint = str(folder / "checkpoints" / "last.ckpt")
