@@ -105,6 +105,15 @@ template <class T> struct OnLines {
 };
 typedef std::vector<float, OnLines<float>> Buffer;
 
+// The same, with no zeros written to it first.
+struct Room {
+  float *const at;
+  explicit Room(long n) : at(OnLines<float>().allocate(n)) {}
+  ~Room() { OnLines<float>().deallocate(at, 0); }
+  Room(const Room &) = delete;
+  Room &operator=(const Room &) = delete;
+};
+
 inline long whole_lines(long n) { return (n + LANES - 1) / LANES * LANES; }
 
 // What a cost volume is kept in, in this library.

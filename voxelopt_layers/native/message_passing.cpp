@@ -5,16 +5,17 @@
 namespace {
 
 template <long RADIUS>
-void smooth_slab(const Filter<RADIUS> &filter, const Kept *volume, Kept *out, const float *sigma,
+void smooth_slab(const Filter<RADIUS> &filter, const Kept *volume, Kept *out, const Powers &powers,
                  const Slab &slab) {
   const Shape &shape = filter.shape;
-  const long plane = shape.plane(), width = shape.width, radius = filter.radius();
-  // Planes around the one at hand, as they were before filtering.
-  const long places = 2 * radius + 1;
-  Buffer w((radius + 1) * plane), mixed(plane), ring(filter.across ? places * plane : 0);
-  Buffer padded(filter.padded()), zeros(filter.border ? 0 : plane);
+  const long plane = shape.plane(), width = shape.width, height = shape.height;
+  const long radius = filter.radius(), places = 2 * radius + 1, kept = radius + 1;
+  // Planes around the one at hand, as they were before filtering, and the weights of some rows: a
+  // row is filtered along H as soon as those after it are filtered across planes.
+  Buffer ring(filter.across ? places * plane : 0), w(kept * kept * width);
+  Buffer mixed(plane), padded(filter.padded()), zeros(filter.border ? 0 : plane);
   float *row = &padded[filter.margin()];
-  Taps taps(radius);
+  Taps taps(radius), planes(radius);
   auto original = [&](long i) -> const float * {
     if (i < 0 || i >= shape.depth) {
       if (!filter.border) return zeros.data();
@@ -23,27 +24,34 @@ void smooth_slab(const Filter<RADIUS> &filter, const Kept *volume, Kept *out, co
     const bool inside = i >= slab.first && i < slab.last;
     return inside ? &ring[i % places * plane] : slab.outside(i, plane);
   };
+  auto weights_of = [&](long h) { return &w[h % kept * kept * width]; };
   long next = slab.first;  // to come into the ring
   for (long d = slab.first; d < slab.last; ++d) {
-    filter.weights(sigma + d * plane, plane, w.data());
-    if (filter.across) {
-      for (; next < std::min(slab.last, d + radius + 1); ++next) {
-        convert(volume + next * plane, plane, &ring[next % places * plane]);
-      }
-      for (long j = 0; j <= radius; ++j) {
-        taps.before[j] = original(d - j);
-        taps.after[j] = original(d + j);
-      }
-      filter.mix(taps, w.data(), plane, plane, mixed.data());
-    } else {
-      convert(volume + d * plane, plane, mixed.data());
+    for (; filter.across && next < std::min(slab.last, d + radius + 1); ++next) {
+      convert(volume + next * plane, plane, &ring[next % places * plane]);
     }
-    for (long h = 0; h < shape.height; ++h) {
-      filter.template around<const float *>(mixed.data(), h, shape.height, width, zeros.data(),
-                                            taps);
-      filter.mix(taps, &w[h * width], plane, width, row);
+    if (!filter.across) convert(volume + d * plane, plane, mixed.data());
+    for (long j = 0; j <= radius && filter.across; ++j) {
+      planes.before[j] = original(d - j);
+      planes.after[j] = original(d + j);
+    }
+    for (long ahead = 0; ahead < height + radius; ++ahead) {
+      if (ahead < height) {
+        const long here = ahead * width;
+        filter.weights(&powers.q.at[d * plane + here], &powers.centre.at[d * plane + here], width,
+                       weights_of(ahead));
+        for (long j = 0; j <= radius && filter.across; ++j) {
+          taps.before[j] = planes.before[j] + here;
+          taps.after[j] = planes.after[j] + here;
+        }
+        if (filter.across) filter.mix(taps, weights_of(ahead), width, width, &mixed[here]);
+      }
+      const long h = ahead - radius;
+      if (h < 0) continue;
+      filter.template around<const float *>(mixed.data(), h, height, width, zeros.data(), taps);
+      filter.mix(taps, weights_of(h), width, width, row);
       filter.row_around(row, taps);
-      filter.mix(taps, &w[h * width], plane, width, out + d * plane + h * width);
+      filter.mix(taps, weights_of(h), width, width, out + d * plane + h * width);
     }
   }
 }
@@ -53,9 +61,10 @@ template <long RADIUS>
 void smooth(const Filter<RADIUS> &filter, const Kept *image, Kept *out, const float *sigma,
             long threads) {
   const std::vector<Slab> slabs = cut(filter, image, threads);
+  const Powers powers(filter, sigma, threads);
   parallel(slabs.size(), threads, [&](long item, long) {
     const long start = slabs[item].volume * filter.shape.voxels();
-    smooth_slab(filter, image + start, out + start, sigma, slabs[item]);
+    smooth_slab(filter, image + start, out + start, powers, slabs[item]);
   });
 }
 

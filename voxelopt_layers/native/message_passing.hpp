@@ -1,7 +1,8 @@
 // The adaptive Gaussian of ../message_passing.py along one axis: what forward and backward share.
 //
 // Planes along D are filtered one after another: across planes, then along H and W within the
-// plane. Weights are made from sigma plane by plane, which costs less than reading them.
+// plane. Weights are made plane by plane from two numbers of each voxel, which costs less than
+// reading them, or than making them from sigma.
 #pragma once
 
 #include "common.hpp"
@@ -25,28 +26,43 @@ template <long RADIUS> struct Filter {
   long margin() const { return whole_lines(radius()); }
   long padded() const { return whole_lines(shape.width) + 2 * margin(); }
 
-  // w[j * n] for taps 0 to radius: exp(-j^2 / (2 sigma^2)), normalised. Each is made of the one
-  // before: q^(j^2) is q^((j - 1)^2) times q^(2 j - 1).
-  void weights(const float *sigma, long n, float *w) const {
+  // What the weights of n voxels are made of: q = exp(-1 / (2 sigma^2)), whose power j^2 is that of
+  // tap j, and the weight of the centre, by which they sum to 1. (q^(j^2) is q^((j - 1)^2) times
+  // q^(2 j - 1).)
+  void powers(const float *sigma, long n, float *q, float *centre) const {
     sixteen_at_a_time(n, [&](long x, auto left) {
-      const Lanes s = load(sigma + x, left), q = exp(-0.5f / (s * s));
-      Lanes tap = fill(1.0f), ratio = q, sum = tap;
+      const Lanes s = load(sigma + x, left), first = exp(-0.5f / (s * s)), square = first * first;
+      Lanes tap = fill(1.0f), ratio = first, sum = tap;
       for (long j = 1; j <= radius(); ++j) {
         tap *= ratio;
-        ratio *= q * q;
+        ratio *= square;
         sum += 2 * tap;
-        store(tap, w + j * n + x, left);
       }
-      const Lanes centre = 1.0f / sum;
-      store(centre, w + x, left);
-      for (long j = 1; j <= radius(); ++j) {
-        store(load(w + j * n + x, left) * centre, w + j * n + x, left);
-      }
+      store(first, q + x, left);
+      store(1.0f / sum, centre + x, left);
     });
   }
 
-  // out = sum_j w_j (before_j + after_j); `moment`, if not null, is the same with j^2 w_j.
-  template <class T>
+  // w[j * n] for taps 0 to radius; where `squares`, sum_j j^2 w_j over the taps on both sides too.
+  template <bool SQUARES = false>
+  void weights(const float *q, const float *centre, long n, float *w,
+               float *squares = nullptr) const {
+    sixteen_at_a_time(n, [&](long x, auto left) {
+      const Lanes first = load(q + x, left), square = first * first;
+      Lanes tap = load(centre + x, left), ratio = first, sum = {};
+      store(tap, w + x, left);
+      for (long j = 1; j <= radius(); ++j) {
+        tap *= ratio;
+        ratio *= square;
+        if (SQUARES) sum += float(2 * j * j) * tap;
+        store(tap, w + j * n + x, left);
+      }
+      if (SQUARES) store(sum, squares + x, left);
+    });
+  }
+
+  // out = sum_j w_j (before_j + after_j); `moment`, where wanted, is the same with j^2 w_j.
+  template <bool MOMENT = false, class T>
   void mix(const Taps &taps, const float *w, long stride, long n, T *out,
            float *moment = nullptr) const {
     sixteen_at_a_time(n, [&](long x, auto left) {
@@ -55,10 +71,10 @@ template <long RADIUS> struct Filter {
         const Lanes both = load(taps.before[j] + x, left) + load(taps.after[j] + x, left);
         const Lanes part = load(w + j * stride + x, left) * both;
         sum += part;
-        squares += float(j * j) * part;
+        if (MOMENT) squares += float(j * j) * part;
       }
       store(sum, out + x, left);
-      if (moment) store(squares, moment + x, left);
+      if (MOMENT) store(squares, moment + x, left);
     });
   }
 
@@ -97,6 +113,19 @@ struct Slab {
   // Plane i, at most `radius` planes before or after.
   const float *outside(long i, long size) const {
     return i < first ? &before[before.size() - (first - i) * size] : &after[(i - last) * size];
+  }
+};
+
+// `powers` of all voxels of one sample.
+struct Powers {
+  Room q, centre;
+  template <long RADIUS>
+  Powers(const Filter<RADIUS> &filter, const float *sigma, long threads)
+      : q(filter.shape.voxels()), centre(filter.shape.voxels()) {
+    const long plane = filter.shape.plane();
+    parallel(filter.shape.depth, threads, [&](long d, long) {
+      filter.powers(sigma + d * plane, plane, q.at + d * plane, centre.at + d * plane);
+    });
   }
 };
 

@@ -6,16 +6,10 @@ namespace {
 
 // Adds to `sums` what one axis says of sigma: with y = sum_j w_j x_j and the moment
 // m = sum_j j^2 w_j x_j, dy / dsigma = (m - y sum_j j^2 w_j) / sigma^3, whose divisor comes last.
-template <long RADIUS>
-void add_sigma_gradient(const Filter<RADIUS> &filter, const float *grad, const float *y,
-                        const float *moment, const float *w, long n, float *sums) {
-  const long stride = filter.shape.plane();
+void add_sigma_gradient(const float *grad, const float *y, const float *moment,
+                        const float *squares, long n, float *sums) {
   sixteen_at_a_time(n, [&](long x, auto left) {
-    Lanes squares = {};
-    for (long j = 1; j <= filter.radius(); ++j) {
-      squares += 2.0f * j * j * load(w + j * stride + x, left);
-    }
-    const Lanes slope = load(moment + x, left) - squares * load(y + x, left);
+    const Lanes slope = load(moment + x, left) - load(squares + x, left) * load(y + x, left);
     store(load(sums + x, left) + load(grad + x, left) * slope, sums + x, left);
   });
 }
@@ -71,12 +65,12 @@ void spread_along(const Filter<RADIUS> &filter, const float *grad, const float *
 // sums of sigma, within a slab. One pass over the planes that reach it; those whose sums are not
 // complete wait in a ring.
 template <long RADIUS>
-void smooth_slab_backward(const Filter<RADIUS> &filter, const float *image, const float *sigma,
+void smooth_slab_backward(const Filter<RADIUS> &filter, const float *image, const Powers &powers,
                           float *grad, float *sums, const Slab &slab) {
   const Shape &shape = filter.shape;
   const long plane = shape.plane(), width = shape.width, height = shape.height;
   const long depth = shape.depth, radius = filter.radius(), places = 2 * radius + 1;
-  Buffer w((radius + 1) * plane), zeros(filter.border ? 0 : plane), lost(plane);
+  Buffer w((radius + 1) * plane), squares(plane), zeros(filter.border ? 0 : plane), lost(plane);
   Buffer across(plane), by_across(plane);
   Buffer across_moment(plane), row_moment(width), inner(width), filtered(width), moment(width);
   Buffer products((radius + 1) * filter.padded()), ring(filter.across ? places * plane : 0);
@@ -93,10 +87,11 @@ void smooth_slab_backward(const Filter<RADIUS> &filter, const float *image, cons
     // Planes outside have their share of sigma's gradient in their own slab.
     float *sum = inside ? sums + d * plane : lost.data();
     const float *mixed = image + d * plane;
-    filter.weights(sigma + d * plane, plane, w.data());
+    filter.template weights<true>(powers.q.at + d * plane, powers.centre.at + d * plane, plane,
+                                  w.data(), squares.data());
     if (filter.across) {
       filter.template around<const float *>(image, d, depth, plane, zeros.data(), taps);
-      filter.mix(taps, w.data(), plane, plane, across.data(), across_moment.data());
+      filter.template mix<true>(taps, w.data(), plane, plane, across.data(), across_moment.data());
       mixed = across.data();
     }
     std::fill(by_across.begin(), by_across.end(), 0.0f);
@@ -104,14 +99,13 @@ void smooth_slab_backward(const Filter<RADIUS> &filter, const float *image, cons
       const long here = h * width;
       const float *row_w = &w[here];
       filter.template around<const float *>(mixed, h, height, width, zeros.data(), taps);
-      filter.mix(taps, row_w, plane, width, row, row_moment.data());
+      filter.template mix<true>(taps, row_w, plane, width, row, row_moment.data());
       filter.row_around(row, taps);
-      filter.mix(taps, row_w, plane, width, filtered.data(), moment.data());
-      add_sigma_gradient(filter, g + here, filtered.data(), moment.data(), row_w, width,
+      filter.template mix<true>(taps, row_w, plane, width, filtered.data(), moment.data());
+      add_sigma_gradient(g + here, filtered.data(), moment.data(), &squares[here], width,
                          sum + here);
       spread_along(filter, g + here, row_w, products.data(), inner.data());
-      add_sigma_gradient(filter, inner.data(), row, row_moment.data(), row_w, width,
-                         sum + here);
+      add_sigma_gradient(inner.data(), row, row_moment.data(), &squares[here], width, sum + here);
       filter.around(by_across.data(), h, height, width, lost.data(), to);
       spread(filter, inner.data(), row_w, width, to);
     }
@@ -119,8 +113,8 @@ void smooth_slab_backward(const Filter<RADIUS> &filter, const float *image, cons
       std::copy(by_across.begin(), by_across.end(), grad + d * plane);
       continue;
     }
-    add_sigma_gradient(filter, by_across.data(), across.data(), across_moment.data(), w.data(),
-                       plane, sum);
+    add_sigma_gradient(by_across.data(), across.data(), across_moment.data(), squares.data(), plane,
+                       sum);
     for (long i = d == start ? d : d + 2 * radius; i <= d + 2 * radius; ++i) {  // as many places
       std::fill(in_ring(i - radius), in_ring(i - radius) + plane, 0.0f);
     }
@@ -145,6 +139,7 @@ void smooth_backward(const Filter<RADIUS> &filter, const T *image, const float *
   const std::vector<Slab> slabs = cut(filter, grad, threads);
   threads = std::max(1L, std::min(threads, long(slabs.size())));
   std::vector<Buffer> sums(threads, Buffer(voxels)), wide(threads);
+  const Powers powers(filter, sigma, threads);
   parallel(slabs.size(), threads, [&](long item, long thread) {
     const Slab &slab = slabs[item];
     const long start = slab.volume * voxels;
@@ -156,7 +151,7 @@ void smooth_backward(const Filter<RADIUS> &filter, const T *image, const float *
       convert(image + start, voxels, wide[thread].data());
       volume = wide[thread].data();
     }
-    smooth_slab_backward(filter, volume, sigma, grad + start, sums[thread].data(), slab);
+    smooth_slab_backward(filter, volume, powers, grad + start, sums[thread].data(), slab);
   });
   parallel(filter.shape.depth, threads, [&](long d, long) {
     for (const auto &sum : sums) {
