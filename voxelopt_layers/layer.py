@@ -12,6 +12,7 @@ from voxelopt_layers import native
 from voxelopt_layers.arguments import check_count, check_inputs
 from voxelopt_layers.assignment import Assignment
 from voxelopt_layers.autograd import without_autocast
+from voxelopt_layers.axes import better_order, turned
 from voxelopt_layers.bounds import bounded, bounded_gradient
 from voxelopt_layers.cost_volume import Dissimilarity, checked_dissimilarity
 from voxelopt_layers.displacement import (
@@ -257,6 +258,35 @@ class VoxelOptLayer(nn.Module):
             ValueError: shapes or devices do not fit.
         """
         check_inputs(fixed, moving, fixed_mask, moving_mask, initial_displacement)
+        options: dict[str, Any] = {
+            "inverse": inverse, "velocities": velocities, "progress": progress
+        }  # fmt: skip
+        axes = better_order(fixed.shape[2:])
+        if axes is None:
+            given = fixed, moving, fixed_mask, moving_mask, initial_displacement
+            return self._solve(*given, **options)
+        maps = (fixed, moving, fixed_mask, moving_mask)
+        start = initial_displacement
+        solution = self._solve(
+            *(None if x is None else turned(x, axes) for x in maps),
+            None if start is None else turned(start, axes, vectors=True),
+            **options,
+        )
+        return solution.turned([axes.index(axis) for axis in range(len(axes))])
+
+    def _solve(
+        self,
+        fixed: Tensor,
+        moving: Tensor,
+        fixed_mask: Tensor | None,
+        moving_mask: Tensor | None,
+        initial_displacement: Tensor | None,
+        *,
+        inverse: bool,
+        velocities: bool,
+        progress: Callable[[int], None] | None,
+    ) -> Solution:
+        """`solve` on axes in an order that is good for the kernels."""
         dtype = torch.promote_types(torch.promote_types(fixed.dtype, moving.dtype), torch.float32)
         with without_autocast(fixed.device):
             shapes = pyramid_shapes(fixed.shape[2:], self.levels)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
+
+from voxelopt_layers.axes import turned
 
 
 @dataclass(frozen=True)
@@ -18,6 +21,14 @@ class Level:
     @property
     def shape(self) -> tuple[int, ...]:
         return tuple(self.displacement.shape[2:])
+
+    def turned(self, axes: Sequence[int]) -> Level:
+        """The same with the spatial axes in this order."""
+        return Level(
+            tuple(turned(velocity, axes, vectors=True) for velocity in self.velocities),
+            turned(self.displacement, axes, vectors=True),
+            turned(self.entropy, axes),
+        )
 
 
 @dataclass(frozen=True)
@@ -40,3 +51,11 @@ class Solution:
     def entropy(self) -> tuple[Tensor, ...]:
         """The entropy maps ``(B, 1, *shape)``, from the coarsest level to the finest."""
         return tuple(level.entropy for level in self.levels)
+
+    def turned(self, axes: Sequence[int]) -> Solution:
+        """The same with the spatial axes in this order."""
+        return Solution(
+            turned(self.displacement, axes, vectors=True),
+            None if self.inverse is None else turned(self.inverse, axes, vectors=True),
+            tuple(level.turned(axes) for level in self.levels),
+        )

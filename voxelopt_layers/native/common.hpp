@@ -15,7 +15,7 @@
 #include <vector>
 
 #if defined(__SSE__)
-#include <xmmintrin.h>
+#include <immintrin.h>
 #endif
 
 struct Shape {
@@ -70,23 +70,61 @@ typedef float Lanes __attribute__((vector_size(64)));
 typedef int32_t IntLanes __attribute__((vector_size(64)));
 constexpr long LANES = 16;
 
+// Fewer than sixteen voxels, those left over at the end of a row. Copies of any other length are
+// calls, which take longer than the rest of a short row.
+#if defined(__AVX512F__)
+inline Lanes load_some(const float *from, long n) {
+  return Lanes(_mm512_maskz_loadu_ps(__mmask16((1u << n) - 1), from));
+}
+inline void store_some(const Lanes &x, float *to, long n) {
+  _mm512_mask_storeu_ps(to, __mmask16((1u << n) - 1), __m512(x));
+}
+#elif defined(__AVX__)
+struct Halves {
+  __m256i mask[2];
+  explicit Halves(long n) {
+    static const int32_t ones[2 * LANES] = {-1, -1, -1, -1, -1, -1, -1, -1,
+                                            -1, -1, -1, -1, -1, -1, -1, -1};
+    std::memcpy(mask, ones + LANES - n, sizeof mask);
+  }
+};
+inline Lanes load_some(const float *from, long n) {
+  const Halves of(n);
+  const __m256 halves[] = {_mm256_maskload_ps(from, of.mask[0]),
+                           _mm256_maskload_ps(from + 8, of.mask[1])};
+  Lanes x;
+  std::memcpy(&x, halves, sizeof x);
+  return x;
+}
+inline void store_some(const Lanes &x, float *to, long n) {
+  const Halves of(n);
+  __m256 halves[2];
+  std::memcpy(halves, &x, sizeof x);
+  _mm256_maskstore_ps(to, of.mask[0], halves[0]);
+  _mm256_maskstore_ps(to + 8, of.mask[1], halves[1]);
+}
+#else
+inline Lanes load_some(const float *from, long n) {
+  Lanes x = {};
+  std::memcpy(&x, from, n * sizeof(float));
+  return x;
+}
+inline void store_some(const Lanes &x, float *to, long n) {
+  std::memcpy(to, &x, n * sizeof(float));
+}
+#endif
+
 // The next n voxels, or all sixteen if n is more.
 inline __attribute__((always_inline)) Lanes load(const float *from, long n = LANES) {
-  Lanes x = {};
-  if (n >= LANES) {
-    std::memcpy(&x, from, sizeof x);
-  } else {
-    std::memcpy(&x, from, n * sizeof(float));
-  }
+  if (n < LANES) return load_some(from, n);
+  Lanes x;
+  std::memcpy(&x, from, sizeof x);
   return x;
 }
 
 inline __attribute__((always_inline)) void store(const Lanes &x, float *to, long n = LANES) {
-  if (n >= LANES) {
-    std::memcpy(to, &x, sizeof x);
-  } else {
-    std::memcpy(to, &x, n * sizeof(float));
-  }
+  if (n < LANES) return store_some(x, to, n);
+  std::memcpy(to, &x, sizeof x);
 }
 
 // Memory that starts on a cache line: sixteen voxels on one line cost half of what they do on two.

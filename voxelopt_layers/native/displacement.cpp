@@ -2,10 +2,6 @@
 
 #include "common.hpp"
 
-#if defined(__AVX512F__)
-#include <immintrin.h>
-#endif
-
 namespace {
 
 // Along one axis: the two voxels around each sample, their weights, and how these change with the

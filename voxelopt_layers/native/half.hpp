@@ -2,10 +2,6 @@
 // Arithmetic is that of float all the same.
 #pragma once
 
-#if VOXELOPT_KEPT == 1 && defined(__SSE__)
-#include <immintrin.h>
-#endif
-
 struct Kept { uint16_t bits; };
 typedef uint16_t ShortLanes __attribute__((vector_size(32)));
 typedef uint32_t UnsignedLanes __attribute__((vector_size(64)));
@@ -76,21 +72,33 @@ inline ShortLanes narrow(const Lanes &x) {
 }
 #endif
 
-inline __attribute__((always_inline)) Lanes load(const Kept *from, long n = LANES) {
+inline ShortLanes bits_of_some(const Kept *from, long n) {
+#if defined(__AVX512BW__) && defined(__AVX512VL__)
+  return ShortLanes(_mm256_maskz_loadu_epi16(__mmask16((1u << n) - 1), from));
+#else
   ShortLanes x = {};
-  if (n >= LANES) {
-    std::memcpy(&x, from, sizeof x);
-  } else {
-    std::memcpy(&x, from, n * sizeof(Kept));
-  }
+  std::memcpy(&x, from, n * sizeof(Kept));
+  return x;
+#endif
+}
+
+inline void keep_some(const ShortLanes &x, Kept *to, long n) {
+#if defined(__AVX512BW__) && defined(__AVX512VL__)
+  _mm256_mask_storeu_epi16(to, __mmask16((1u << n) - 1), __m256i(x));
+#else
+  std::memcpy(to, &x, n * sizeof(Kept));
+#endif
+}
+
+inline __attribute__((always_inline)) Lanes load(const Kept *from, long n = LANES) {
+  if (n < LANES) return widen(bits_of_some(from, n));
+  ShortLanes x;
+  std::memcpy(&x, from, sizeof x);
   return widen(x);
 }
 
 inline __attribute__((always_inline)) void store(const Lanes &x, Kept *to, long n = LANES) {
   const ShortLanes half = narrow(x);
-  if (n >= LANES) {
-    std::memcpy(to, &half, sizeof half);
-  } else {
-    std::memcpy(to, &half, n * sizeof(Kept));
-  }
+  if (n < LANES) return keep_some(half, to, n);
+  std::memcpy(to, &half, sizeof half);
 }
