@@ -258,20 +258,25 @@ class VoxelOptLayer(nn.Module):
             ValueError: shapes or devices do not fit.
         """
         check_inputs(fixed, moving, fixed_mask, moving_mask, initial_displacement)
-        options: dict[str, Any] = {
-            "inverse": inverse, "velocities": velocities, "progress": progress
-        }  # fmt: skip
         axes = better_order(fixed.shape[2:])
-        if axes is None:
-            given = fixed, moving, fixed_mask, moving_mask, initial_displacement
-            return self._solve(*given, **options)
-        maps = (fixed, moving, fixed_mask, moving_mask)
-        start = initial_displacement
+        if axes is not None:
+            fixed, moving = turned(fixed, axes), turned(moving, axes)
+            fixed_mask = None if fixed_mask is None else turned(fixed_mask, axes)
+            moving_mask = None if moving_mask is None else turned(moving_mask, axes)
+            if initial_displacement is not None:
+                initial_displacement = turned(initial_displacement, axes, vectors=True)
         solution = self._solve(
-            *(None if x is None else turned(x, axes) for x in maps),
-            None if start is None else turned(start, axes, vectors=True),
-            **options,
+            fixed,
+            moving,
+            fixed_mask,
+            moving_mask,
+            initial_displacement,
+            inverse=inverse,
+            velocities=velocities,
+            progress=progress,
         )
+        if axes is None:
+            return solution
         return solution.turned([axes.index(axis) for axis in range(len(axes))])
 
     def _solve(
