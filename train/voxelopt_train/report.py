@@ -170,7 +170,7 @@ def summary_table(report: Report) -> Group:
     sentence = (
         f"displacement {mean:.1f} mm on average, {largest:.1f} mm at most "
         "(whole grid, on top of any initial alignment); "
-        f"inverse off by {report.inverse_error_voxels:.3f} voxels on average, "
+        f"inverse off by {report.inverse_error_mm[0]:.2f} mm on average, "
         f"{report.inverse_error_mm[1]:.2f} mm at most (inner half); "
         f"grid {' x '.join(map(str, shape))} at {' x '.join(f'{s:.3g}' for s in spacing)} mm; "
         f"{report.seconds:.1f} s for features and layer"

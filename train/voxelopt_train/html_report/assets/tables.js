@@ -87,7 +87,7 @@ function facts(place, entry) {
       ["SD of log J, folds counted fully", fixed(report.sd_log_jacobian_strict, 3)],
       ["Folds (J ≤ 0)", percent(report.folds)],
       ["Displacement", `mean ${fixed(report.mean_displacement_mm, 1)} mm, largest ${fixed(report.max_displacement_mm, 1)} mm`],
-      ["Inverse error", `${fixed(report.inverse_error_voxels, 3)} voxels`],
+      ["Inverse error", `mean ${fixed(report.mean_inverse_error_mm, 2)} mm, largest ${fixed(report.max_inverse_error_mm, 2)} mm`],
       ["NMI of the images", nmi(report.normalised_mutual_information)],
       ["TRE", report.tre_mm?.registered && `${fixed(report.tre_mm.registered.mean, 1)} mm`],
       ["Time of features and layer", `${fixed(report.seconds, 1)} s`],
@@ -116,7 +116,7 @@ const COLUMNS = [
   ["TRE after", (e) => e.report.tre_mm?.registered?.mean, (v) => fixed(v, 2)],
   ["SDlogJ", (e) => e.report.sd_log_jacobian, (v) => fixed(v, 3)],
   ["Folds", (e) => e.report.folds, percent],
-  ["Inverse error", (e) => e.report.inverse_error_voxels, (v) => fixed(v, 3)],
+  ["Inverse error (mm)", (e) => e.report.mean_inverse_error_mm, (v) => fixed(v, 2)],
   ["Seconds", (e) => e.report.seconds, (v) => fixed(v, 1)],
 ];
 
