@@ -79,30 +79,6 @@ inline Lanes load_some(const float *from, long n) {
 inline void store_some(const Lanes &x, float *to, long n) {
   _mm512_mask_storeu_ps(to, __mmask16((1u << n) - 1), __m512(x));
 }
-#elif defined(__AVX__)
-struct Halves {
-  __m256i mask[2];
-  explicit Halves(long n) {
-    static const int32_t ones[2 * LANES] = {-1, -1, -1, -1, -1, -1, -1, -1,
-                                            -1, -1, -1, -1, -1, -1, -1, -1};
-    std::memcpy(mask, ones + LANES - n, sizeof mask);
-  }
-};
-inline Lanes load_some(const float *from, long n) {
-  const Halves of(n);
-  const __m256 halves[] = {_mm256_maskload_ps(from, of.mask[0]),
-                           _mm256_maskload_ps(from + 8, of.mask[1])};
-  Lanes x;
-  std::memcpy(&x, halves, sizeof x);
-  return x;
-}
-inline void store_some(const Lanes &x, float *to, long n) {
-  const Halves of(n);
-  __m256 halves[2];
-  std::memcpy(halves, &x, sizeof x);
-  _mm256_maskstore_ps(to, of.mask[0], halves[0]);
-  _mm256_maskstore_ps(to + 8, of.mask[1], halves[1]);
-}
 #else
 inline Lanes load_some(const float *from, long n) {
   Lanes x = {};
