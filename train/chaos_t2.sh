@@ -7,7 +7,7 @@
 # FOLDER holds image_NN.nii.gz and label_NN.nii.gz of the CHAOS challenge (T2-SPIR, 14 subjects). Each
 # subject is tested once, in all ordered pairs with the others of its fold, by networks that have
 # seen none of them. Run again, it goes on where it stopped. PRECISION=bf16-mixed trains twice as
-# fast where the processor knows bfloat16: on two such cores a fold takes about three quarters of an hour.
+# fast where the processor knows bfloat16: on one such core each, two folds took two hours.
 set -euo pipefail
 scans=$1
 out=$2

@@ -260,38 +260,17 @@ class VoxelOptLayer(nn.Module):
         check_inputs(fixed, moving, fixed_mask, moving_mask, initial_displacement)
         axes = better_order(fixed.shape[2:])
         if axes is not None:
-            fixed, moving = turned(fixed, axes), turned(moving, axes)
-            fixed_mask = None if fixed_mask is None else turned(fixed_mask, axes)
-            moving_mask = None if moving_mask is None else turned(moving_mask, axes)
-            if initial_displacement is not None:
-                initial_displacement = turned(initial_displacement, axes, vectors=True)
-        solution = self._solve(
-            fixed,
-            moving,
-            fixed_mask,
-            moving_mask,
-            initial_displacement,
-            inverse=inverse,
-            velocities=velocities,
-            progress=progress,
-        )
-        if axes is None:
-            return solution
-        return solution.turned([axes.index(axis) for axis in range(len(axes))])
-
-    def _solve(
-        self,
-        fixed: Tensor,
-        moving: Tensor,
-        fixed_mask: Tensor | None,
-        moving_mask: Tensor | None,
-        initial_displacement: Tensor | None,
-        *,
-        inverse: bool,
-        velocities: bool,
-        progress: Callable[[int], None] | None,
-    ) -> Solution:
-        """`solve` on axes in an order that is good for the kernels."""
+            start = initial_displacement
+            return self.solve(
+                turned(fixed, axes),
+                turned(moving, axes),
+                fixed_mask=None if fixed_mask is None else turned(fixed_mask, axes),
+                moving_mask=None if moving_mask is None else turned(moving_mask, axes),
+                initial_displacement=None if start is None else turned(start, axes, vectors=True),
+                inverse=inverse,
+                velocities=velocities,
+                progress=progress,
+            ).turned([axes.index(axis) for axis in range(len(axes))])
         dtype = torch.promote_types(torch.promote_types(fixed.dtype, moving.dtype), torch.float32)
         with without_autocast(fixed.device):
             shapes = pyramid_shapes(fixed.shape[2:], self.levels)

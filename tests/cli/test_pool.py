@@ -67,6 +67,7 @@ def test_one_fold_alone_stays_what_it_was(run):
         ("1 nosuch", "nosuch/comparison.json: there is no such file"),
         ("1 half", "k = 2: half/k_=_2/test.json: there is no such file"),
         ("1 other", "other/comparison.json is no table that voxelopt compare wrote"),
+        ("listed", "1: listed/1/test.json: there is no such file"),
         ("outside", "outside/comparison.json is no table that voxelopt compare wrote"),
         ("1 -o 1", "-o 1: this would replace the tables of a fold"),
     ],
@@ -79,7 +80,11 @@ def test_what_cannot_be_pooled_is_refused_and_nothing_is_written(run, arguments,
     Path("half/k_=_2/test.json").unlink()
     Path("fewer").mkdir()
     Comparison({"raw": first["raw"]}).write(Path("fewer"), "comparison")
-    for name, content in (("other", [1]), ("outside", {"methods": {"..": {}}})):
+    for name, content in (
+        ("other", [1]),
+        ("listed", {"methods": [1]}),
+        ("outside", {"methods": {"..": {}}}),
+    ):
         Path(name).mkdir()
         Path(name, "comparison.json").write_text(json.dumps(content))
     kept = contents(Path())

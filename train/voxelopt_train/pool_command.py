@@ -60,11 +60,11 @@ def _methods(folder: Path) -> list[str]:
     path = folder / "comparison.json"
     text = read_text(path, str(path))
     try:
-        methods = list(json.loads(text)["methods"])
+        methods = [str(name) for name in json.loads(text)["methods"]]
     except (RecursionError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is no table that voxelopt compare wrote") from error
     # A name becomes a folder: it must not lead out of the output's.
-    if not methods or any(row_folder(str(name)) in ("", ".", "..") for name in methods):
+    if not methods or any(row_folder(name) in ("", ".", "..") for name in methods):
         raise InputError(f"{path} is no table that voxelopt compare wrote")
     return methods
 

@@ -80,8 +80,8 @@ def _row_arguments(row: str) -> list[str]:
         weights = _check_row(row, config).get("weights")
         if weights is not None and not Path(weights).is_file():
             raise InputError(
-                f"{row}: there is no weights file {weights}; {_ENCODER}.init_args.weights FILE "
-                "with voxelopt test, or a YAML file of your own, names another"
+                f"{row}: there is no weights file {weights}; expected a training's there, or "
+                "a YAML file in this one's place that names another"
             )
         return ["--config", str(config)]
     config, checkpoint = folder / "config.yaml", folder / "checkpoints" / "last.ckpt"
